@@ -25,7 +25,7 @@ from medvlm_r1.data.sample import Box, Sample
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.models.shown import BoxLabel, box_labels, resized, shown_box
 from medvlm_r1.prompts.boxes import box_text, parse_boxes
-from medvlm_r1.rewards.boxes import iou
+from medvlm_r1.rewards.box_iou import iou
 
 SIZE = (1000, 500)
 QWEN = Qwen2VLImageProcessor(size={"shortest_edge": 3136, "longest_edge": 80_000})
@@ -58,7 +58,7 @@ def pixels(processor: Any, image: Image.Image) -> np.ndarray:
 @pytest.mark.parametrize("size", [SIZE, (300, 640)])
 def test_a_bright_rectangle_is_where_the_conversion_says(processor: Any, size: tuple[int, int]) -> None:
     width, height = size
-    x1, y1, x2, y2 = box = (width // 2 - 60, height // 2 - 50, width // 2 + 90, height // 2 + 80)
+    box = (width // 2 - 60, height // 2 - 50, width // 2 + 90, height // 2 + 80)
     image = Image.new("RGB", size)
     image.paste((255, 255, 255), box)
     shown = pixels(processor, image)

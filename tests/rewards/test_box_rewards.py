@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from medvlm_r1.prompts.boxes import box_text
 from medvlm_r1.rewards import REGISTRY
-from medvlm_r1.rewards.boxes import iou
+from medvlm_r1.rewards.box_iou import iou
 
 T, A = "<think>It is bright.</think>", "<answer>B</answer>"
 box_iou, box_point, format_box = (REGISTRY[name] for name in ("box_iou", "box_point", "format_box"))
@@ -121,7 +121,9 @@ def test_a_box_nearer_to_the_truth_is_worth_no_less(truth, start, part):
     assert values[0] <= values[1] + 1e-12 <= values[2] + 2e-12 == pytest.approx(1)
 
 
-@given(st.text() | st.lists(st.sampled_from(["<box>", "</box>", "1", ",", "<think>", "</think>", " "])).map("".join), some)
+@given(
+    st.text() | st.lists(st.sampled_from(["<box>", "</box>", "1", ",", "<think>", "</think>", " "])).map("".join), some
+)
 def test_no_text_raises(text, truth):
     for reward in (box_iou, box_point):
         [value] = reward(["p"], [text], boxes=[truth])

@@ -56,7 +56,10 @@ def test_own_function_in_the_working_directory(own_rewards, path, listed, monkey
     ("name", "message"),
     [
         ("acuracy_paper", r"unknown reward 'acuracy_paper' .*did you mean 'accuracy_paper'\?"),
-        ("zzz", "unknown reward 'zzz' .*known: 'accuracy_paper', 'accuracy_strict', 'box_iou', 'box_point', 'consistent'"),
+        (
+            "zzz",
+            "unknown reward 'zzz' .*known: 'accuracy_paper', 'accuracy_strict', 'box_iou', 'box_point', 'consistent'",
+        ),
         ("", "unknown reward ''"),
         ("module:", "unknown reward 'module:'"),
         (":function", "unknown reward ':function'"),

@@ -11,7 +11,8 @@ from medvlm_r1.evaluation.statistics import CONFIDENCE, clustered_se, clustered_
 from medvlm_r1.models.generate import Generation
 from medvlm_r1.models.shown import BoxLabel, stated_findings
 from medvlm_r1.prompts.boxes import Edges, parse_boxes
-from medvlm_r1.rewards.boxes import center_inside, iou, match_boxes
+from medvlm_r1.rewards.box_iou import iou, match_boxes
+from medvlm_r1.rewards.box_point import center_inside
 
 LOCALIZED = 0.5
 """Minimum IoU of a localized finding."""
@@ -103,7 +104,7 @@ def rate(counts: Sequence[int], clusters: Sequence[Hashable]) -> dict[str, Any]:
 
 def box_lines(results: Mapping[str, Any]) -> list[str]:
     """The metrics of boxes as lines of text; empty if the evaluation has none."""
-    return [f"boxes: {name:<34} {value}" for name, value in box_rows(results).items()]
+    return [f"boxes: {name:<28} {value}" for name, value in box_rows(results).items()]
 
 
 def box_rows(results: Mapping[str, Any]) -> dict[str, str]:
@@ -115,11 +116,11 @@ def box_rows(results: Mapping[str, Any]) -> dict[str, str]:
     shares = {"IoU of at least 0.5, %": boxes["localized"], "center inside, %": boxes["center"]}
     shares |= {f"sensitivity, {size}, %": cell for size, cell in boxes["by_size"].items()}
     return {
-        f"mean IoU of {iou['n']} findings": _interval(iou["mean"], iou["ci95"], 2),
+        "mean IoU": f"{_interval(iou['mean'], iou['ci95'], 2)}, {iou['n']} findings",
         **{name: _interval(cell["percent"], cell["ci95"], 1) for name, cell in shares.items()},
-        f"false, per finding-free image ({false['n']})": _interval(false["per_image"], false["ci95"], 2),
-        f"extra, per other image ({extra['n']})": _interval(extra["per_image"], extra["ci95"], 2),
-        "answers with a malformed box, %": _interval(boxes["malformed"]["percent"], boxes["malformed"]["ci95"], 1),
+        "false per finding-free image": f"{_interval(false['per_image'], false['ci95'], 2)}, {false['n']} images",
+        "extra per other image": f"{_interval(extra['per_image'], extra['ci95'], 2)}, {extra['n']} images",
+        "malformed, % of answers": _interval(boxes["malformed"]["percent"], boxes["malformed"]["ci95"], 1),
         "answers without a box label": str(boxes["unknown"]),
     }
 

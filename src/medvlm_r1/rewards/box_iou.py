@@ -1,11 +1,19 @@
-"""A reward for the position and size of findings: intersection over union."""
+"""A reward for the position and size of findings: intersection over union. Also the matching of boxes, for others."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from medvlm_r1.prompts.boxes import Edges, Size
-from medvlm_r1.rewards.boxes import iou, matched_rewards
-from medvlm_r1.rewards.completion import Completion
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+
+from medvlm_r1.prompts.boxes import Edges, Size, parse_boxes
+from medvlm_r1.rewards.completion import Completion, completion_text
+
+Matrix = npt.NDArray[np.float64]
+Similarity = Callable[[Sequence[Edges], Sequence[Edges]], Matrix]
+"""Function of n predicted and m true boxes that returns their similarities in [0, 1], shape (n, m)."""
 
 
 def box_iou(
@@ -46,3 +54,59 @@ def box_iou(
         ValueError: `completions` and a column differ in length.
     """
     return matched_rewards(iou, completions, boxes, shown_size, columns)
+
+
+def iou(predicted: Sequence[Edges], truth: Sequence[Edges]) -> Matrix:
+    """Intersection over union of every predicted box with every true box, shape (n, m)."""
+    a, b = box_columns(predicted)[:, :, None], box_columns(truth)[:, None, :]
+    width, height = (np.minimum(a[i + 2], b[i + 2]) - np.maximum(a[i], b[i]) for i in (0, 1))
+    overlap = width.clip(0) * height.clip(0)
+    area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return np.asarray(np.minimum(overlap / (area - overlap), 1.0))
+
+
+def match_boxes(similarity: Similarity, predicted: Sequence[Edges], truth: Sequence[Edges]) -> Matrix:
+    """Similarity of each true box with its predicted box, in the one-to-one matching with the largest sum.
+
+    Returns:
+        Shape (m,). It is 0 for a true box without a predicted box.
+    """
+    matched = np.zeros(len(truth))
+    similarities = similarity(predicted, truth)
+    rows, columns = linear_sum_assignment(similarities, maximize=True)
+    matched[columns] = similarities[rows, columns]
+    return matched
+
+
+def matched_rewards(
+    similarity: Similarity,
+    completions: Sequence[Completion],
+    boxes: Sequence[Sequence[Edges] | None],
+    shown_size: Sequence[Size | None] | None,
+    columns: Mapping[str, Any],
+) -> list[float | None]:
+    """Sum of the matched similarities, divided by the number of predicted or of true boxes, whichever is larger.
+
+    Without a true box, the reward is 1 for no predicted box and 0 for any. Malformed boxes count as predicted.
+
+    Returns:
+        One reward in [0, 1] per completion. None if the true boxes are unknown, or if the completion was generated with
+        another item's image (column `own_image`).
+    """
+    # Not a parameter of the rewards: naming the column would request such images.
+    own_image = columns.get("own_image") or [True] * len(completions)
+    sizes = [None] * len(completions) if shown_size is None else shown_size
+    rewards: list[float | None] = []
+    for completion, truth, size, own in zip(completions, boxes, sizes, own_image, strict=True):
+        if truth is None or not own:
+            rewards.append(None)
+            continue
+        parsed = parse_boxes(completion_text(completion), size)
+        total = math.fsum(match_boxes(similarity, parsed.boxes, truth))
+        rewards.append(total / max(parsed.count, len(truth)) if parsed.count or truth else 1.0)
+    return rewards
+
+
+def box_columns(boxes: Sequence[Edges]) -> Matrix:
+    """Boxes as an array of shape (4, n)."""
+    return np.asarray(boxes, dtype=np.float64).reshape(-1, 4).T

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from medvlm_r1.prompts.boxes import Edges, Size
-from medvlm_r1.rewards.boxes import center_inside, matched_rewards
+from medvlm_r1.rewards.box_iou import Matrix, box_columns, matched_rewards
 from medvlm_r1.rewards.completion import Completion
 
 
@@ -36,3 +38,10 @@ def box_point(
         ValueError: `completions` and a column differ in length.
     """
     return matched_rewards(center_inside, completions, boxes, shown_size, columns)
+
+
+def center_inside(predicted: Sequence[Edges], truth: Sequence[Edges]) -> Matrix:
+    """1 where the center of a predicted box is inside a true box or on its edge, otherwise 0; shape (n, m)."""
+    a, b = box_columns(predicted)[:, :, None], box_columns(truth)[:, None, :]
+    x, y = (a[0] + a[2]) / 2, (a[1] + a[3]) / 2
+    return np.asarray((b[0] <= x) & (x <= b[2]) & (b[1] <= y) & (y <= b[3]), dtype=np.float64)

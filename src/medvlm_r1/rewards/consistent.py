@@ -16,8 +16,9 @@ def consistent(
 
     The reward is 1 if the completion is in strict form (`rewards.strict`) and its answer letter matches the option that
     its reasoning concludes (`prompts.conclusion`). Otherwise it is 0. Reasoning without a conclusion therefore scores
-    0. The reward ignores which answer is correct, so combine it with an accuracy reward. On its own, it rewards any
-    option, right or wrong, as long as reasoning and answer agree. It needs no additional forward pass.
+    0. Boxes between reasoning and answer are ignored. The reward ignores which answer is correct, so combine it with an
+    accuracy reward. On its own, it rewards any option, right or wrong, as long as reasoning and answer agree. It needs
+    no additional forward pass.
 
     Returns:
         One reward in {0.0, 1.0} per completion.

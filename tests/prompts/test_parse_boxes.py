@@ -33,9 +33,15 @@ BOX, EDGES = "<box>120,400,200,550</box>", (0.12, 0.4, 0.2, 0.55)
         (f"<think><think>a</think>{BOX}", 1, 0),
         (f"{T}<box>120,400,<think>x</think>200,550</box>", 0, 2),
         # Malformed.
-        *((f"{T}<box>{inside}</box>{A}", 0, 1) for inside in ("", "1,2,3", "1,2,3,4,5", "1 2 3 4", "1;2;3;4", "1,2,3,")),
+        *(
+            (f"{T}<box>{inside}</box>{A}", 0, 1)
+            for inside in ("", "1,2,3", "1,2,3,4,5", "1 2 3 4", "1;2;3;4", "1,2,3,")
+        ),
         *((f"{T}<box>{inside}</box>{A}", 0, 1) for inside in ("-1,2,3,4", "+1,2,3,4", "1.0,2,3,4", "1e2,2,300,4", "a")),
-        *((f"{T}<box>{inside}</box>{A}", 0, 1) for inside in ("5,2,5,4", "5,2,3,4", "1,4,3,4", "0,0,1001,9", "٠,١,٢,٣")),
+        *(
+            (f"{T}<box>{inside}</box>{A}", 0, 1)
+            for inside in ("5,2,5,4", "5,2,3,4", "1,4,3,4", "0,0,1001,9", "٠,١,٢,٣")
+        ),
         *((f"{T}<box>{inside}</box>{A}", 0, 1) for inside in ("(1,2),(3,4)", "[1,2,3,4]", "00001,2,3,4", "1,2,nan,4")),
         (f"{T}<box>1,2,3,4{A}", 0, 1),
         (f"{T}1,2,3,4</box>{A}", 0, 1),
@@ -59,7 +65,23 @@ def test_pixels_of_the_resized_image():
     assert parsed.malformed == 2
 
 
-PIECES = ["<think>", "</think>", "<box>", "</box>", "<answer>", "1", "20", "999", "1000", "1001", ",", " ", "x", "<", "<BOX"]
+PIECES = [
+    "<think>",
+    "</think>",
+    "<box>",
+    "</box>",
+    "<answer>",
+    "1",
+    "20",
+    "999",
+    "1000",
+    "1001",
+    ",",
+    " ",
+    "x",
+    "<",
+    "<BOX",
+]
 texts = st.text() | st.lists(st.sampled_from([*PIECES, BOX, BOX[:12]]), max_size=20).map("".join)
 
 
@@ -117,5 +139,11 @@ def test_a_written_box_is_parsed_back_within_half_a_step(drawn, size):
 
 def test_only_boxes_between_reasoning_and_answer_are_removed():
     assert without_boxes(f"{T}{BOX}\n{BOX}\n{A}") == f"{T}\n{A}"
-    for text in (f"{T}{BOX}x{A}", f"{BOX}{T}{A}", f"{T}{A}{BOX}", f"{T}<box>a word</box>{A}", f"<think>{BOX}</think>{A}"):
+    for text in (
+        f"{T}{BOX}x{A}",
+        f"{BOX}{T}{A}",
+        f"{T}{A}{BOX}",
+        f"{T}<box>a word</box>{A}",
+        f"<think>{BOX}</think>{A}",
+    ):
         assert without_boxes(text) == text
