@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from medvlm_r1.prompts.boxes import Edges, Size, parse_boxes
+from medvlm_r1.prompts.boxes import Edges, parse_boxes
 from medvlm_r1.rewards.completion import Completion, completion_text
 
 Matrix = npt.NDArray[np.float64]
@@ -21,7 +21,6 @@ def box_iou(
     completions: Sequence[Completion],
     *,
     boxes: Sequence[Sequence[Edges] | None],
-    shown_size: Sequence[Size | None] | None = None,
     **columns: Any,
 ) -> list[float | None]:
     """Reward boxes by their intersection over union (IoU) with the true boxes.
@@ -42,9 +41,8 @@ def box_iou(
         completions: One completion per prompt.
         boxes: True boxes of each item, as fractions of the width and height of the shown image. Empty if it is known
             that there is none; None if they are unknown.
-        shown_size: Width and height of the resized image if boxes are written in its pixels; None for coordinates from
-            0 to 1000.
-        **columns: Ignored, except `own_image` (see `grounded`).
+        **columns: Optional: `shown_size`, the width and height of the resized image if boxes are written in its pixels
+            (None for coordinates from 0 to 1000), and `own_image` (see `grounded`). Others are ignored.
 
     Returns:
         One reward in [0, 1] per completion. None, which TRL leaves out, if the true boxes are unknown or the completion
@@ -53,7 +51,7 @@ def box_iou(
     Raises:
         ValueError: `completions` and a column differ in length.
     """
-    return matched_rewards(iou, completions, boxes, shown_size, columns)
+    return matched_rewards(iou, completions, boxes, columns)
 
 
 def iou(predicted: Sequence[Edges], truth: Sequence[Edges]) -> Matrix:
@@ -82,7 +80,6 @@ def matched_rewards(
     similarity: Similarity,
     completions: Sequence[Completion],
     boxes: Sequence[Sequence[Edges] | None],
-    shown_size: Sequence[Size | None] | None,
     columns: Mapping[str, Any],
 ) -> list[float | None]:
     """Sum of the matched similarities, divided by the number of predicted or of true boxes, whichever is larger.
@@ -95,7 +92,7 @@ def matched_rewards(
     """
     # Not a parameter of the rewards: naming the column would request such images.
     own_image = columns.get("own_image") or [True] * len(completions)
-    sizes = [None] * len(completions) if shown_size is None else shown_size
+    sizes = columns.get("shown_size") or [None] * len(completions)
     rewards: list[float | None] = []
     for completion, truth, size, own in zip(completions, boxes, sizes, own_image, strict=True):
         if truth is None or not own:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from medvlm_r1.prompts.boxes import Edges, Size
+from medvlm_r1.prompts.boxes import Edges
 from medvlm_r1.rewards.box_iou import Matrix, box_columns, matched_rewards
 from medvlm_r1.rewards.completion import Completion
 
@@ -15,7 +15,6 @@ def box_point(
     completions: Sequence[Completion],
     *,
     boxes: Sequence[Sequence[Edges] | None],
-    shown_size: Sequence[Size | None] | None = None,
     **columns: Any,
 ) -> list[float | None]:
     """Reward boxes whose center is inside a true box.
@@ -28,8 +27,7 @@ def box_point(
         prompts: Ignored.
         completions: One completion per prompt.
         boxes: As for `box_iou`.
-        shown_size: As for `box_iou`.
-        **columns: Ignored, except `own_image` (see `grounded`).
+        **columns: As for `box_iou`.
 
     Returns:
         One reward in [0, 1] per completion; None as for `box_iou`.
@@ -37,7 +35,7 @@ def box_point(
     Raises:
         ValueError: `completions` and a column differ in length.
     """
-    return matched_rewards(center_inside, completions, boxes, shown_size, columns)
+    return matched_rewards(center_inside, completions, boxes, columns)
 
 
 def center_inside(predicted: Sequence[Edges], truth: Sequence[Edges]) -> Matrix:

@@ -27,7 +27,8 @@ def format_box(
     Args:
         prompts: Ignored.
         completions: One completion per prompt.
-        shown_size: As for `box_iou`.
+        shown_size: Width and height of each resized image if boxes are written in its pixels; None for coordinates from
+            0 to 1000.
         **columns: Ignored.
 
     Returns:
