@@ -130,6 +130,14 @@ def test_no_text_raises(text, truth):
         assert 0 <= value <= 1
 
 
+def test_a_million_characters_take_no_time_out_of_proportion(bounded_time):
+    text = "".join(f"<box>{i % 999},{i % 99},1000,1000</box>" for i in range(40_000)) + box_text(LEFT)
+    for reward in (box_iou, box_point):
+        with bounded_time():
+            [value] = reward(["p"], [text], boxes=[[LEFT, RIGHT, HALF]])
+        assert 0 < value < 1e-4
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
