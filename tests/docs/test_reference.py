@@ -69,7 +69,7 @@ def test_every_option_of_the_trainers(built):
 def test_every_template_and_reward(built):
     page = built["reference/configuration.md"]
     for name, text in TEMPLATES.items():
-        assert text in section(page, name, 3)
+        assert f"\n### {name}\n\n```text\n{text}\n```" in page
     for name in REGISTRY:
         assert f"\n| `{name}` |" in section(page, "Rewards")
         assert f"\n::: medvlm_r1.rewards.{name}.{name}\n" in (DOCS / "reference" / "python.md").read_text()

@@ -54,7 +54,7 @@ def test_grounded(text, own, other):
     assert (reward_of(grounded, text, own=True), reward_of(grounded, text, own=False)) == (own, other)
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", [name for name in REGISTRY if name not in ("box_iou", "box_point")])
 def test_both_shapes_of_completions_and_their_order(name):
     good, bad = "<think>It is C.</think><answer>C</answer>", "no"
     completions = [

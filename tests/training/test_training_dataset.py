@@ -31,6 +31,8 @@ def test_rows_have_what_trainer_and_rewards_need(data_dir):
         "options": ["liver", "kidney", "brain", "knee"],
         "sample_id": "q5",
         "modality": "CT",
+        "boxes": None,
+        "shown_size": None,
         "completion": [{"role": "assistant", "content": "B"}],
     }
     assert "completion" not in build_dataset(str(data_dir), samples, template="medvlm-r1").column_names

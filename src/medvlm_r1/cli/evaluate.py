@@ -32,6 +32,7 @@ def eval_command(
     from medvlm_r1.console import accuracy_lines, progress_bar
 
     with stop_on_sigterm(out), progress_bar("Answers") as advance:
+        from medvlm_r1.evaluation.boxes import box_lines
         from medvlm_r1.evaluation.run import evaluate
 
         results = evaluate(
@@ -46,7 +47,7 @@ def eval_command(
             dtype=dtype,
             progress=advance,
         )
-    lines = [*accuracy_lines(results), f"Results: {out / 'results.json'}", RESEARCH_USE]
+    lines = [*accuracy_lines(results), *box_lines(results), f"Results: {out / 'results.json'}", RESEARCH_USE]
     print_result(results, lines, as_json=as_json)
 
 

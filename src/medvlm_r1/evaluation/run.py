@@ -17,6 +17,7 @@ from PIL.Image import Image
 from medvlm_r1.data.folder import SAMPLES, folder_hash, read_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
+from medvlm_r1.evaluation.boxes import score_boxes
 from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
 from medvlm_r1.evaluation.score import score
 from medvlm_r1.evaluation.store import (
@@ -32,8 +33,10 @@ from medvlm_r1.evaluation.store import (
 )
 from medvlm_r1.models.device import limit_threads
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator, as_finished
-from medvlm_r1.models.load import fingerprint, load_policy, processor_folder
+from medvlm_r1.models.load import fingerprint, image_fit, load_policy, processor_folder
 from medvlm_r1.models.remote import ServerPool, is_server, server_generators
+from medvlm_r1.models.shown import box_labels
+from medvlm_r1.prompts.boxes import BOX_TEMPLATES
 from medvlm_r1.prompts.templates import messages, template_text
 
 Progress = Callable[[int, int], None]
@@ -107,7 +110,8 @@ def evaluate(
     Returns:
         The content of `results.json`: the metrics of `score`, and `research_use`, `model`, `model_fingerprint`, `data`,
         `data_from_run` (path of the data relative to the run folder), `data_sha256`, `template`, `max_new_tokens`,
-        `image_size`, `n_missing` (number of excluded rows) and `seconds` (total generation time of all answers).
+        `image_size`, `n_missing` (number of excluded rows) and `seconds` (total generation time of all answers). With a
+        box template also `boxes`, see `score_boxes`.
 
     Raises:
         UsageError: an argument is invalid, or `out` is the data folder or contains another kind of run.
@@ -121,6 +125,10 @@ def evaluate(
     selected = list(enumerate(everything, start=1))[:limit]
     local = None if generator is not None or is_server(model) else model
     rows = present_rows(data_dir, selected, skip_missing, local)
+    samples = [sample for _, sample in rows]
+    # Before the answers are generated, because it refuses boxes outside their image.
+    fit = image_fit(local) if local is not None and template in BOX_TEMPLATES else None
+    labels = box_labels(str(data_dir), samples, template, fit and fit.processor)
     setup = _Setup(
         data_dir=data_dir,
         model=model,
@@ -147,11 +155,13 @@ def evaluate(
                 answered += len(answers)
                 report(answered, len(rows))
         answers = [store.answers[sample.id] for _, sample in rows]
+    generations = [answer.generation for answer in answers]
     results = {
         **provenance(model, setup.identity, data_dir, out, template, max_new_tokens),
         "n_missing": len(selected) - len(rows),
         "seconds": sum(answer.seconds for answer in answers),
-        **score([sample for _, sample in rows], [answer.generation for answer in answers], template),
+        **score(samples, generations, template),
+        **({"boxes": score_boxes(samples, generations, labels)} if template in BOX_TEMPLATES else {}),
     }
     write_results(out, results)
     return results

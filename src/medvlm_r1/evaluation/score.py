@@ -14,7 +14,8 @@ from medvlm_r1.data.names import folded
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.evaluation.statistics import clustered_se, clustered_wilson, effective_sample_size, mean_interval
 from medvlm_r1.models.generate import Generation
-from medvlm_r1.prompts.parser import Response, conclusion_text, parse_response
+from medvlm_r1.prompts.boxes import BOX_TEMPLATES, without_boxes
+from medvlm_r1.prompts.parser import Response, conclusion_text, is_well_formed, parse_response
 
 ANSWER_ONLY = "answer-only"
 FIRST_MODALITIES = ("MRI", "CT", "X-ray")
@@ -79,10 +80,13 @@ def grade(sample: Sample, generation: Generation, template: str = "medvlm-r1") -
 def read_as_asked(text: str, options: Sequence[str], template: str) -> Response:
     """Parse a completion. If the template asks for a letter only, a bare letter is an answer too.
 
+    If the template asks for boxes, a well-formed completion may have some between the reasoning and the answer.
     Reasoning before the bare letter is ignored, because a chat template may open a think tag and a server may return
     reasoning.
     """
     response = parse_response(text, options)
+    if template in BOX_TEMPLATES:
+        return replace(response, well_formed=is_well_formed(without_boxes(text)))
     if template != ANSWER_ONLY:
         return response
     text = conclusion_text(text).strip().removeprefix("<think>").strip()

@@ -6,6 +6,8 @@ from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.errors import UsageError
 
+BOX_PIXELS = "medvlm-r1-box-pixels"
+"""Name of the template with boxes in pixels of the resized image."""
 TEMPLATES: dict[str, str] = {
     # MedVLM-R1 (arXiv 2502.19634). The released scripts indent these lines, by 8 spaces in training and by 4 in
     # evaluation, because they are inside indented triple quotes. The words and line breaks are unchanged here.
@@ -51,6 +53,10 @@ TEMPLATES: dict[str, str] = {
     ),
 }
 """Prompt templates by name, with the placeholder `{question}`."""
+
+TEMPLATES[BOX_PIXELS] = TEMPLATES["medvlm-r1-box"].replace(
+    "integers from 0 to 1000 of the image's width and height", "pixels of the image with one decimal"
+)
 
 _REASONING_TAG = "<think>"
 

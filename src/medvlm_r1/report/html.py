@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.errors import UserError
+from medvlm_r1.evaluation.boxes import box_rows
 from medvlm_r1.evaluation.compare import compare_answers, left_out
 from medvlm_r1.evaluation.score import order_modalities
 from medvlm_r1.report.album import Album
@@ -78,6 +79,7 @@ def render_report(
         differences=_differences(runs, evaluated),
         paper=_paper_table(paper or {}),
         types=_type_table(evaluated),
+        boxes=_box_table(evaluated),
         facts=_facts_table(evaluated) if evaluated else None,
         panels=build_panels({run: view.metrics for run, view in runs.items()}),
         items=build_items(runs, ids, album),
@@ -192,6 +194,14 @@ def _type_table(evaluated: Evaluated) -> Table | None:
             cells = [Cell(percent(s["percent"]), (interval(s["ci95"]),)) if s else Cell() for s in shares]
             rows.append(Row(kind, cells, f"{modality}, n = {', '.join(map(str, counts))}"))
     return Table("Type", [(run, "") for _, run, _ in evaluated], rows) if rows else None
+
+
+def _box_table(evaluated: Evaluated) -> Table | None:
+    """Metrics of boxes by model; None if no evaluation has any."""
+    columns = {run: rows for _, run, results in evaluated if (rows := box_rows(results))}
+    names = dict.fromkeys(name for rows in columns.values() for name in rows)
+    cells = [(name, *(rows.get(name, NOTHING) for rows in columns.values())) for name in names]
+    return text_table(("", *columns), cells, sorts=False) if columns else None
 
 
 def _facts_table(evaluated: Evaluated) -> Table:

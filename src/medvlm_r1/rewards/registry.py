@@ -18,7 +18,10 @@ from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.rewards.accuracy_paper import accuracy_paper
 from medvlm_r1.rewards.accuracy_strict import accuracy_strict
+from medvlm_r1.rewards.box_iou import box_iou
+from medvlm_r1.rewards.box_point import box_point
 from medvlm_r1.rewards.consistent import consistent
+from medvlm_r1.rewards.format_box import format_box
 from medvlm_r1.rewards.format_paper import format_paper
 from medvlm_r1.rewards.format_strict import format_strict
 from medvlm_r1.rewards.grounded import grounded
@@ -35,9 +38,12 @@ REGISTRY: dict[str, Reward] = {
     "format_strict": format_strict,
     "consistent": consistent,
     "grounded": grounded,
+    "box_iou": box_iou,
+    "box_point": box_point,
+    "format_box": format_box,
 }
 
-DATA_COLUMNS = ("images", "letter", "options", "sample_id", "modality")
+DATA_COLUMNS = ("images", "letter", "options", "sample_id", "modality", "boxes", "shown_size")
 """Columns of the training dataset, other than the prompt (`training.dataset`)."""
 FROM_TRL = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """Arguments that TRL passes to every reward in addition to the dataset columns."""
@@ -150,7 +156,8 @@ def checked(name: str, function: Callable[..., Any]) -> Callable[..., Sequence[f
     """Wrap a reward so that its failures and invalid results are reported with its name.
 
     The wrapper raises `UserError` if the function raises an exception, or does not return one number for each
-    completion. As in TRL, None means that a completion is not judged. None for all completions is an error.
+    completion. As in TRL, None means that a completion is not judged. None for all completions is an
+    error, except of a built-in reward.
 
     Args:
         name: Name of the reward in the configuration.
@@ -191,7 +198,8 @@ def _numbers(name: str, result: Any, count: int) -> list[float | None]:
         raise refusal(_shortened(result)) from None
     if len(values) != count:
         raise refusal(f"{len(values)} values")
-    if values and all(value is None for value in values):
+    # A batch of items without boxes is no error of a built-in reward.
+    if name not in REGISTRY and values and all(value is None for value in values):
         raise refusal(f"None for all {count} completions, so nothing is learned")
     numbers: list[float | None] = []
     for index, value in enumerate(values):

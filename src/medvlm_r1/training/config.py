@@ -14,8 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.errors import UsageError
+from medvlm_r1.prompts.boxes import BOX_TEMPLATES
 from medvlm_r1.prompts.templates import TEMPLATES
-from medvlm_r1.rewards import resolve_reward
+from medvlm_r1.rewards import asks, resolve_reward
 from medvlm_r1.training import options
 from medvlm_r1.training.overrides import apply_overrides, read_yaml, shortened
 
@@ -168,7 +169,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         if config.template not in TEMPLATES:
             raise ValueError(f"unknown template {config.template!r}; {did_you_mean(config.template, TEMPLATES)}")
         for reward in config.rewards:
-            resolve_reward(reward.name)
+            needs_boxes = asks(resolve_reward(reward.name), "boxes")
+            if needs_boxes and config.template not in BOX_TEMPLATES:
+                raise ValueError(
+                    f"the reward {reward.name!r} needs boxes, but the template {config.template!r} does not ask for "
+                    f"them; set template to {' or '.join(BOX_TEMPLATES)}"
+                )
         trainer = options.checked(config.method, config.trainer)
     except (UsageError, ValueError) as error:
         raise UsageError(f"{path}: {error}") from error

@@ -1,8 +1,8 @@
 """Data set of samples for TRL's trainers.
 
-The columns are `prompt` (one user message), `images`, `letter`, `options`, `sample_id` and `modality`. For SFT there is
-also `completion` (an assistant message with only the letter). The stored rows hold image paths, and an image is loaded
-when its row is read.
+The columns are `prompt` (one user message), `images`, `letter`, `options`, `sample_id`, `modality`, `boxes` and
+`shown_size` (see `models.shown.BoxLabel`). For SFT there is also `completion` (an assistant message with only the
+letter). The stored rows hold image paths, and an image is loaded when its row is read.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from accelerate import PartialState
@@ -22,7 +23,9 @@ from medvlm_r1.data.image_facts import image_sizes, unreadable_samples
 from medvlm_r1.data.paths import inside
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.processor import ImageFit
+from medvlm_r1.models.shown import box_labels
 from medvlm_r1.prompts.templates import messages
+from medvlm_r1.rewards import any_asks
 
 # A GRPO batch reads the same row once per completion. Caching a few dozen decoded images avoids most of that work.
 _CACHED_IMAGES = 64
@@ -105,6 +108,7 @@ def build_dataset(
     *,
     template: str,
     completions: Mapping[str, str] | None = None,
+    processor: Any = None,
 ) -> Any:
     """Build a `datasets.Dataset` with one row per sample.
 
@@ -113,6 +117,11 @@ def build_dataset(
         samples: the samples, in the order of the rows.
         template: name of the prompt template.
         completions: texts of the `completion` column, for SFT, by sample id; None for no such column.
+        processor: image processor of the model, which determines the boxes of a box template (see `box_labels`).
+
+    Raises:
+        UserError: with a box template, a box is not inside its image.
+        UsageError: the template does not suit the processor.
     """
     from datasets import Dataset, Features, List, Value
 
@@ -126,6 +135,8 @@ def build_dataset(
         "sample_id": text,
         "modality": text,
         "subject": text,
+        "boxes": List(List(Value("float64"))),
+        "shown_size": List(Value("int64")),
     }
     rows: list[dict[str, Any]] = [
         {
@@ -136,13 +147,31 @@ def build_dataset(
             "sample_id": sample.id,
             "modality": sample.modality,
             "subject": sample.cluster,
+            **asdict(label),
         }
-        for sample in samples
+        for sample, label in zip(samples, box_labels(folder, samples, template, processor), strict=True)
     ]
     if completions is not None:
         columns["completion"] = List({"role": text, "content": text})
         rows = [row | {"completion": [{"role": "assistant", "content": completions[row["sample_id"]]}]} for row in rows]
     return Dataset.from_list(rows, features=Features(columns)).with_transform(_Decode())
+
+
+def check_boxes(names: Sequence[str], dataset: Any) -> None:
+    """Reject a reward for boxes if the boxes of no sample are known.
+
+    Args:
+        names: names of the rewards.
+        dataset: result of `build_dataset`.
+
+    Raises:
+        UserError: a reward names the column `boxes`, which is None in every row.
+    """
+    if any_asks(names, "boxes") and all(boxes is None for boxes in dataset.with_format(None)["boxes"]):
+        raise UserError(
+            "A reward needs boxes, but no training sample with one image has boxes, nor a truth without findings. "
+            "Import them in a column 'boxes', or leave the reward out."
+        )
 
 
 def as_dataset(folder: str, *, template: str = "medvlm-r1") -> Any:

@@ -38,6 +38,7 @@ from medvlm_r1.training.callbacks import Evaluate, Progress, SamplerOrder
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.counterfactual.blank_image import BlankImageBaseline
 from medvlm_r1.training.counterfactual.other_image import CounterfactualImages, check_counterfactual
+from medvlm_r1.training.dataset import check_boxes
 from medvlm_r1.training.loop import train
 from medvlm_r1.training.mixed_rows import MixedRowsTrainer
 from medvlm_r1.training.reliability.mixin import ReliableTrainerMixin
@@ -386,6 +387,7 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
                 "trainer.per_device_train_batch_size or trainer.gradient_accumulation_steps."
             )
         names = [reward.name for reward in config.rewards]
+        check_boxes(names, train_dataset)
         check_counterfactual(names, args)
         _forbid_vision_tokens(args, policy)
         log = RolloutLog(run.rollouts)

@@ -19,6 +19,7 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import Policy, forget_last_batch, image_fit, load_merged, load_policy, locate, quiet_bars
 from medvlm_r1.models.processor import ImageFit
 from medvlm_r1.models.sharing.sharded import forget_unused_renames
+from medvlm_r1.prompts.boxes import BOX_TEMPLATES
 from medvlm_r1.training.arguments import training_arguments, warn_of_one_process
 from medvlm_r1.training.callbacks import (
     AlreadyTrained,
@@ -78,7 +79,8 @@ def _train(
     main = args.process_index == 0
     warn_of_one_process(args)
     loaded, described = on_main_process(functools.partial(_load, config))
-    datasets = _datasets(config, loaded)
+    # A complete run does not need its base model, whose image processor determines the boxes.
+    datasets = {} if RunFolder(Path(config.out)).complete else _datasets(config, loaded)
     # The main process of the first machine goes first, because all machines share the folder.
     with args.main_process_first(local=False):
         new = not (Path(config.out) / "config.yaml").is_file()
@@ -167,12 +169,17 @@ def _load(config: RunConfig) -> tuple[dict[str, list[Sample]], dict[str, Any]]:
 
 def _datasets(config: RunConfig, loaded: Mapping[str, list[Sample]]) -> dict[str, Any]:
     """Datasets by the name of the TRL trainer's argument."""
+    processor = None
+    if config.template in BOX_TEMPLATES:
+        processor = image_fit(config.model, functools.partial(bound_pixels, config)).processor
     result = {}
     for role, samples in loaded.items():
         if role == "train" or str(config.trainer.get("eval_strategy", "no")) != "no":
             letters = {sample.id: sample.letter for sample in samples} if config.method == "sft" else None
             folder = getattr(config.data, role)
-            result[f"{role}_dataset"] = build_dataset(folder, samples, template=config.template, completions=letters)
+            result[f"{role}_dataset"] = build_dataset(
+                folder, samples, template=config.template, completions=letters, processor=processor
+            )
     return result
 
 

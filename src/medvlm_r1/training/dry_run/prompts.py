@@ -87,5 +87,6 @@ SHORTEST = {
     "think-after": "<answer>A</answer><think>ABCDE</think>",
     "answer-only": "A",
     "medvlm-r1-box": "<think></think><answer>A</answer>",
+    "medvlm-r1-box-pixels": "<think></think><answer>A</answer>",
     "medvlm-r1-open": "<think></think><answer>A</answer>",
 }
