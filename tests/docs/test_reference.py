@@ -33,7 +33,7 @@ def built():
 def section(page, heading, level=2):
     """What stands under a heading, up to the next of its level."""
     mark = "\n" + "#" * level + " "
-    sections = [chunk for chunk in page.split(mark)[1:] if chunk.split("\n")[0].startswith(heading)]
+    sections = [chunk for chunk in page.split(mark)[1:] if re.match(rf"{re.escape(heading)}(?![\w-])", chunk)]
     assert len(sections) == 1, (heading, len(sections))
     return sections[0]
 

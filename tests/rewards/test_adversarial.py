@@ -16,8 +16,8 @@ from medvlm_r1.rewards import REGISTRY
 from medvlm_r1.rewards.format_no_think import format_no_think
 from medvlm_r1.rewards.format_think_after import format_think_after
 
-# The rewards for boxes are no sum of right and wrong; `test_box_rewards` tries them.
-ALL = {name: reward for name, reward in REGISTRY.items() if name not in ("box_iou", "box_point")}
+# Rewards for boxes and open answers are between 0 and 1; `test_box_rewards` and `test_open_answer` try them.
+ALL = {name: reward for name, reward in REGISTRY.items() if name not in ("box_iou", "box_point", "open_answer")}
 ALL |= {"format_no_think": format_no_think, "format_think_after": format_think_after}
 
 
@@ -44,7 +44,7 @@ def test_the_wanted_rewards(tried, text, wanted):
 
 
 def test_every_registered_reward_is_tried():
-    assert {*COLUMNS, "grounded", "box_iou", "box_point", "format_box"} == REGISTRY.keys()
+    assert {*COLUMNS, "grounded", "box_iou", "box_point", "format_box", "open_answer"} == REGISTRY.keys()
 
 
 N = 1_000_000

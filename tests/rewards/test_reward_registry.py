@@ -30,7 +30,8 @@ def own_rewards(tmp_path, monkeypatch):
 
 def test_names_and_paths():
     strict = ["accuracy_strict", "format_strict", "consistent", "grounded"]
-    assert list(REGISTRY) == ["accuracy_paper", "format_paper", *strict, "box_iou", "box_point", "format_box"]
+    own = ["box_iou", "box_point", "format_box", "open_answer"]
+    assert list(REGISTRY) == ["accuracy_paper", "format_paper", *strict, *own]
     for name in (*REGISTRY, "format_no_think", "format_think_after"):
         path = f"medvlm_r1.rewards.{name}"
         reward = resolve_reward(f"{path}:{name}")

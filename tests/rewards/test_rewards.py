@@ -67,7 +67,9 @@ def test_both_shapes_of_completions_and_their_order(name):
         [],
     ]
     columns = {"letter": ["C"], "options": [["x", "y", "It is C"]], "sample_id": ["a"], "modality": ["CT"]}
-    columns |= {"blank_letter": ["A"], "own_image": [True]}
+    columns |= {"blank_letter": ["A"], "own_image": [True], "question": ["Which?"], "answer": ["C"]}
+    if name == "open_answer":
+        columns["options"] = [[]]
     every = {column: values * 7 for column, values in columns.items()}
     rewards = REGISTRY[name](prompts=["p"] * 7, completions=completions, completion_ids=[[1]] * 7, **every)
     assert rewards == [0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]

@@ -27,7 +27,9 @@ def test_rows_have_what_trainer_and_rewards_need(data_dir):
     assert [(picture.size, picture.getpixel((0, 0))) for picture in image] == [((40, 30), (150, 90, 160))]
     assert row == {
         "prompt": messages(samples[5], "answer-only"),
+        "question": "Which organ is shown?",
         "letter": "B",
+        "answer": "kidney",
         "options": ["liver", "kidney", "brain", "knee"],
         "sample_id": "q5",
         "modality": "CT",
@@ -71,9 +73,16 @@ def test_unreadable_images_and_open_questions(data_dir, tmp_path):
         load_samples(str(folder), skip_missing=True)
 
     samples = read_folder(data_dir)
-    write_folder(folder, [*samples[:3], replace(samples[3], options=())], info=INFO)
-    with pytest.raises(UserError, match="1 open questions, the first 'q3'"):
+    write_folder(
+        folder,
+        [replace(sample, images=(), options=sample.options if n < 3 else ()) for n, sample in enumerate(samples[:4])],
+        info=INFO,
+    )
+    with pytest.raises(UserError, match=r"1 open questions, the first 'q3'.*open_answer"):
         load_samples(str(folder))
+    mixed = load_samples(str(folder), open_questions=True)
+    rows = build_dataset(str(folder), mixed, template="answer-only")
+    assert rows[3]["prompt"][0]["content"][-1]["text"] == "Which organ is shown?\nAnswer in a few words."
 
 
 @pytest.mark.parametrize("main", [True, False])

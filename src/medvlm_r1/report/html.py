@@ -219,7 +219,13 @@ def _facts_table(evaluated: Evaluated) -> Table:
         "Prompt template": lambda r: r["template"],
         "Items answered": lambda r: r["n"],
         "Open questions (not in the accuracy)": lambda r: r["open"]["n"],
-        "Open questions matching the reference": lambda r: r["open"]["correct"],
+        "Open questions, mean score": lambda r: (
+            NOTHING if (value := r["open"].get("score")) is None else f"{percent(value)} %"
+        ),
+        "Open questions with full score": lambda r: r["open"]["correct"],
+        "Open questions by deciding rule": lambda r: (
+            ", ".join(f"{rule} {group['n']}" for rule, group in r["open"].get("by_rule", {}).items()) or NOTHING
+        ),
         "Left out for missing images": lambda r: r["n_missing"],
         "No answer found, strict rule": lambda r: counted(r["no_answer"]),
         "No answer found, lenient rule": lambda r: counted(r["no_answer_lenient"]),

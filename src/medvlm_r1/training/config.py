@@ -17,9 +17,11 @@ from medvlm_r1.errors import UsageError
 from medvlm_r1.prompts.boxes import BOX_TEMPLATES
 from medvlm_r1.prompts.templates import TEMPLATES
 from medvlm_r1.rewards import asks, resolve_reward
+from medvlm_r1.rewards.open_questions.words import read_synonyms
 from medvlm_r1.training import options
 from medvlm_r1.training.overrides import apply_overrides, read_yaml, shortened
 
+OPEN_ANSWER = "open_answer"
 # Maximum number of problems in one error message.
 _MOST_FAULTS = 8
 
@@ -65,6 +67,8 @@ class DataConfig(_Section):
     """Use only these modalities of the training folder (default: all)."""
     skip_missing: bool = False
     """Skip samples whose images are missing, unreadable or rejected by the model (default: report an error)."""
+    synonyms: Text | None = None
+    """File with your own synonyms for the reward `open_answer`: one group of terms per line, separated by tabs."""
 
 
 class RewardConfig(_Section):
@@ -95,7 +99,8 @@ class RunConfig(_Section):
     model: Text
     """Initial policy: a model folder, a Hugging Face Hub id, or `phantom-base`."""
     method: Literal["grpo", "sft"]
-    """`grpo`: reinforcement learning with rewards. `sft`: supervised fine-tuning on the answer letter."""
+    """`grpo`: reinforcement learning with rewards. `sft`: supervised fine-tuning on the answer letter
+    (the answer text of an open question)."""
     data: DataConfig
     template: Text = "medvlm-r1"
     """The prompt template, one of `medvlm_r1.prompts.templates.TEMPLATES`. Evaluate with the same template."""
@@ -134,6 +139,8 @@ class RunConfig(_Section):
             raise ValueError("all weights of rewards are 0, so nothing would be learned")
         if len(set(names)) < len(names):
             raise ValueError(f"rewards names the same reward twice: {', '.join(names)}")
+        if self.data.synonyms and OPEN_ANSWER not in names:
+            raise ValueError(f"data.synonyms is for the reward {OPEN_ANSWER}, which rewards does not name")
         if self.method == "grpo" and "beta" not in self.trainer:
             raise ValueError(
                 "trainer.beta is not stated; state it, since TRL's default went from 0.04 to 0.0 in version 0.19 "
@@ -175,6 +182,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
                     f"the reward {reward.name!r} needs boxes, but the template {config.template!r} does not ask for "
                     f"them; set template to {' or '.join(BOX_TEMPLATES)}"
                 )
+        if config.data.synonyms:
+            read_synonyms(config.data.synonyms)
         trainer = options.checked(config.method, config.trainer)
     except (UsageError, ValueError) as error:
         raise UsageError(f"{path}: {error}") from error

@@ -1,8 +1,9 @@
 """Data set of samples for TRL's trainers.
 
-The columns are `prompt` (one user message), `images`, `letter`, `options`, `sample_id`, `modality`, `boxes` and
-`shown_size` (see `models.shown.BoxLabel`). For SFT there is also `completion` (an assistant message with only the
-letter). The stored rows hold image paths, and an image is loaded when its row is read.
+The columns are `prompt` (one user message), `images`, `question`, `letter`, `options`, `answer` (the text),
+`sample_id`, `modality`, `boxes` and `shown_size` (see `models.shown.BoxLabel`). For SFT there is also `completion` (an
+assistant message with only the letter, or the text of an open answer). The stored rows hold image paths, and an image
+is loaded when its row is read.
 """
 
 from __future__ import annotations
@@ -33,7 +34,12 @@ Result = TypeVar("Result")
 
 
 def load_samples(
-    folder: str, *, modality: Sequence[str] | None = None, skip_missing: bool = False, fit: ImageFit | None = None
+    folder: str,
+    *,
+    modality: Sequence[str] | None = None,
+    skip_missing: bool = False,
+    fit: ImageFit | None = None,
+    open_questions: bool = False,
 ) -> list[Sample]:
     """Load the samples of a data folder and check that they can be used for training.
 
@@ -42,10 +48,11 @@ def load_samples(
         modality: modalities to keep; None keeps all.
         skip_missing: whether to skip samples whose images are unreadable or rejected by `fit`, instead of raising.
         fit: checks whether the model accepts the size of an image; None to skip this check.
+        open_questions: whether questions without options are accepted.
 
     Raises:
-        UserError: no sample is left, a sample is an open question (it has no options), or an image is unreadable or
-            rejected and `skip_missing` is false.
+        UserError: no sample is left, a sample is an open question and `open_questions` is false, or an image is
+            unreadable or rejected and `skip_missing` is false.
     """
     everything = read_folder(folder)
     rows = [row for row in enumerate(everything, start=1) if modality is None or row[1].modality in modality]
@@ -54,8 +61,11 @@ def load_samples(
         present = ", ".join(sorted({sample.modality for sample in everything}))
         raise UserError(f"{folder} has no sample of modality {', '.join(modality or ())}; it has {present}.")
     opened = [sample.id for sample in samples if not sample.options]
-    if opened:
-        raise UserError(f"{folder}: {len(opened)} open questions, the first {opened[0]!r}; training needs options.")
+    if opened and not open_questions:
+        raise UserError(
+            f"{folder}: {len(opened)} open questions, the first {opened[0]!r}; this training needs options. Use GRPO"
+            " with the reward open_answer (not with grounded), or leave these questions out."
+        )
     sizes = image_sizes(folder, samples)
     unreadable = unreadable_samples(samples, sizes)
     if unreadable and not skip_missing:
@@ -130,8 +140,10 @@ def build_dataset(
         # JSON text, because an Arrow struct would give every part of a message the keys of all parts.
         "prompt": text,
         "images": List(text),
+        "question": text,
         "letter": text,
         "options": List(text),
+        "answer": text,
         "sample_id": text,
         "modality": text,
         "subject": text,
@@ -142,8 +154,10 @@ def build_dataset(
         {
             "prompt": json.dumps(messages(sample, template)),
             "images": [str(inside(folder, image)) for image in sample.images],
+            "question": sample.question,
             "letter": sample.letter,
             "options": list(sample.options),
+            "answer": sample.answer,
             "sample_id": sample.id,
             "modality": sample.modality,
             "subject": sample.cluster,

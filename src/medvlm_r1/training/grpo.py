@@ -33,9 +33,10 @@ from medvlm_r1.models.sharing.forward import ImageFeatures, as_encoder_output, e
 from medvlm_r1.models.sharing.limits import not_generated, not_shared, tower_learns
 from medvlm_r1.models.sharing.sharded import blank_messages, is_sharded, most_of_all
 from medvlm_r1.rewards import resolve_reward
+from medvlm_r1.rewards.open_answer import open_answer_with
 from medvlm_r1.rewards.registry import checked
 from medvlm_r1.training.callbacks import Evaluate, Progress, SamplerOrder
-from medvlm_r1.training.config import RunConfig
+from medvlm_r1.training.config import OPEN_ANSWER, RunConfig
 from medvlm_r1.training.counterfactual.blank_image import BlankImageBaseline
 from medvlm_r1.training.counterfactual.other_image import CounterfactualImages, check_counterfactual
 from medvlm_r1.training.dataset import check_boxes
@@ -391,7 +392,10 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
         check_counterfactual(names, args)
         _forbid_vision_tokens(args, policy)
         log = RolloutLog(run.rollouts)
-        first, *others = (checked(name, resolve_reward(name)) for name in names)
+        functions = {name: resolve_reward(name) for name in names}
+        if OPEN_ANSWER in functions:
+            functions[OPEN_ANSWER] = open_answer_with(config.data.synonyms)
+        first, *others = (checked(name, function) for name, function in functions.items())
         trainer = (_SharingTrainer if config.sharing else _PlainTrainer)(
             model=policy.model,
             processing_class=policy.processor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import shutil
 import sys
 import warnings
@@ -20,6 +21,7 @@ from medvlm_r1.models.load import Policy, forget_last_batch, image_fit, load_mer
 from medvlm_r1.models.processor import ImageFit
 from medvlm_r1.models.sharing.sharded import forget_unused_renames
 from medvlm_r1.prompts.boxes import BOX_TEMPLATES
+from medvlm_r1.rewards import any_asks
 from medvlm_r1.training.arguments import training_arguments, warn_of_one_process
 from medvlm_r1.training.callbacks import (
     AlreadyTrained,
@@ -139,9 +141,15 @@ def load_sets(config: RunConfig, fit: ImageFit | None) -> dict[str, list[Sample]
     Raises:
         UserError: The data are missing or unusable (see `load_samples`).
     """
+    names = [reward.name for reward in config.rewards]
+    # Half of a group of `grounded` is generated with another image, for which the reference answer does not hold.
+    judged = any_asks(names, "answer") and not any_asks(names, "own_image")
+    open_questions = config.method == "sft" or judged
     folders = {"train": (config.data.train, config.data.modality), "eval": (config.data.eval, None)}
     return {
-        role: load_samples(folder, modality=modality, skip_missing=config.data.skip_missing, fit=fit)
+        role: load_samples(
+            folder, modality=modality, skip_missing=config.data.skip_missing, fit=fit, open_questions=open_questions
+        )
         for role, (folder, modality) in folders.items()
         if folder is not None
     }
@@ -164,7 +172,10 @@ def _load(config: RunConfig) -> tuple[dict[str, list[Sample]], dict[str, Any]]:
     warning = overlap_warning(config, loaded)
     if warning:
         print(warning, file=sys.stderr)
-    return loaded, {role: describe(getattr(config.data, role), samples) for role, samples in loaded.items()}
+    described = {role: describe(getattr(config.data, role), samples) for role, samples in loaded.items()}
+    if config.data.synonyms:
+        described["train"]["synonyms"] = hashlib.sha256(Path(config.data.synonyms).read_bytes()).hexdigest()
+    return loaded, described
 
 
 def _datasets(config: RunConfig, loaded: Mapping[str, list[Sample]]) -> dict[str, Any]:
@@ -175,10 +186,14 @@ def _datasets(config: RunConfig, loaded: Mapping[str, list[Sample]]) -> dict[str
     result = {}
     for role, samples in loaded.items():
         if role == "train" or str(config.trainer.get("eval_strategy", "no")) != "no":
-            letters = {sample.id: sample.letter for sample in samples} if config.method == "sft" else None
+            texts = {sample.id: sample.letter or sample.answer for sample in samples}
             folder = getattr(config.data, role)
             result[f"{role}_dataset"] = build_dataset(
-                folder, samples, template=config.template, completions=letters, processor=processor
+                folder,
+                samples,
+                template=config.template,
+                completions=texts if config.method == "sft" else None,
+                processor=processor,
             )
     return result
 

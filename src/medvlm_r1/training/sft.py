@@ -1,7 +1,7 @@
 """Supervised fine-tuning on the answer letter alone, the paper's baseline (TRL's `SFTTrainer`).
 
-The completion is only the letter, and the loss is computed only on the completion. The configuration sets the prompt
-template, so that the evaluation can use the same template.
+The completion is only the letter (for an open question, the text of the answer), and the loss is computed only on the
+completion. The configuration sets the prompt template, so that the evaluation can use the same template.
 """
 
 from __future__ import annotations
