@@ -18,12 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks.base.batches import Rows, response_loss
 from benchmarks.base.language import CAPTION_REQUEST, ask_pair, direct, prompt, reasoned, respond
@@ -77,6 +79,17 @@ _WHOLE = 0.25
 
 Report = Callable[[str, int, int, dict[str, float]], None]
 
+_plain_attention = F.scaled_dot_product_attention
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> Tensor:
+    """Attention in float32 under autocast: its backward pass in bfloat16 is very slow on a CPU.
+
+    All other matrix products run in bfloat16, which makes a step 1.5 times as fast.
+    """
+    with torch.autocast("cpu", enabled=False):
+        return _plain_attention(query.float(), key.float(), value.float(), **settings)
+
 
 class Pretraining:
     """The stages of one model.
@@ -112,7 +125,8 @@ class Pretraining:
             # A trapezoid: the last 40 % decay to zero.
             fall = min(1.0, (stage.steps - step) / (0.4 * stage.steps))
             rng = np.random.default_rng((self.seed, list(PLAN).index(name), step))
-            loss, more = getattr(self, f"_{name}")(stage, step, rng)
+            with torch.autocast("cpu", torch.bfloat16), patch.object(F, "scaled_dot_product_attention", _attention):
+                loss, more = getattr(self, f"_{name}")(stage, step, rng)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)

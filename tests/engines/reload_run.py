@@ -1,8 +1,8 @@
 """Greedy texts of written models in vLLM: `reload_run.py REQUESTS REPLIES`, with the interpreter of vLLM's environment.
 
-REQUESTS is a JSON file with the `models`, and the `prompts`, each a text and the path of its image. The engine starts
-with the first model and loads the weights of the others. REPLIES gets the `tokens` and their `logprobs` for each model
-and prompt.
+REQUESTS is a JSON file with the `models`, and the `prompts`, each a text and the path of its image. REPLIES gets the
+`tokens` and their `logprobs` for each model and prompt. Each model gets an engine of its own: the CPU build packs the
+weights when it starts, and `reload_weights` leaves some of the old ones in use.
 """
 
 import json
@@ -14,15 +14,6 @@ if __name__ == "__main__":
     from vllm import LLM, SamplingParams
 
     requests = json.loads(Path(sys.argv[1]).read_text())
-    engine = LLM(
-        requests["models"][0],
-        dtype="float32",
-        max_model_len=1024,
-        max_num_batched_tokens=8192,
-        enable_chunked_prefill=False,
-        enforce_eager=True,
-        generation_config="vllm",
-    )
     prompts = [
         {"prompt": text, "multi_modal_data": {"image": Image.open(image).convert("RGB")}}
         for text, image in requests["prompts"]
@@ -30,11 +21,18 @@ if __name__ == "__main__":
     settings = SamplingParams(temperature=0.0, max_tokens=requests["max_tokens"], logprobs=0)
     replies = []
     for model in requests["models"]:
-        engine.collective_rpc("reload_weights", kwargs={"weights_path": model})
-        # The scheduler's record of what the worker has forgotten.
-        engine.reset_prefix_cache()
-        engine.llm_engine.reset_encoder_cache()
+        engine = LLM(
+            model,
+            dtype="float32",
+            max_model_len=1024,
+            max_num_batched_tokens=8192,
+            enable_chunked_prefill=False,
+            enforce_eager=True,
+            generation_config="vllm",
+        )
         outputs = [output.outputs[0] for output in engine.generate(prompts, settings)]
+        # Its process ends with the object.
+        del engine
         replies.append(
             [
                 {

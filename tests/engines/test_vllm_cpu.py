@@ -106,7 +106,7 @@ def test_a_question_on_the_server_has_the_local_answer(server, phantom, record_p
     texts = []
     for name in ("phantom-base", server):
         with MedVLM.load(name, max_new_tokens=TOKENS) as model:
-            *_, entry = ask(model, source, question)
+            *_, entry = ask(model, question)
             assert isinstance(entry, Entry)
             texts += [entry.answer.text, model.ask_batch([question])[0].text]
     record_property("result", f"{texts.count(texts[0])} of {len(texts)}")
