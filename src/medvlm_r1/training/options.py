@@ -5,19 +5,16 @@ TRL's configuration classes are plain dataclasses that accept any value, so type
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from medvlm_r1.data.names import did_you_mean, nearest
+from medvlm_r1.data.names import nearest
 from medvlm_r1.training.limits import conflicts, narrowed
 from medvlm_r1.training.overrides import shortened
 
@@ -30,20 +27,12 @@ ELSEWHERE = {
     "save_only_model": "a checkpoint without its optimizer cannot be resumed from",
     "trust_remote_code": "code shipped with a model is never run",
 }
-_OF_THEIR_NAME = "tensorboard wandb trackio mlflow comet_ml clearml swanlab dvclive neptune codecarbon dagshub"
-# Values of `report_to`, and the module each needs.
-REPORTERS = {name: name for name in _OF_THEIR_NAME.split()} | {
-    "azure_ml": "azureml",
-    "flyte": "flytekit",
-    "kubeflow": "",
-}
-_PACKAGES = {"comet_ml": "comet-ml", "azureml": "azureml-sdk"}
 GROUPS = " Where it is not set, it is per_device_train_batch_size x devices x gradient_accumulation_steps."
 # Options with the value "no", which YAML parses as false.
 _NO = ("eval_strategy", "save_strategy", "logging_strategy")
 # Options that depend on the machine. A dry run may use another machine than the training.
 OF_THE_MACHINE = ("bf16", "bf16_full_eval", "fp16", "fp16_full_eval", "tf32", "deepspeed", "fsdp", "fsdp_config")
-_CLASSES = {"grpo": ("GRPOConfig", "trainer/grpo_config.py"), "sft": ("SFTConfig", "trainer/sft_config.py")}
+_CLASSES = {"grpo": "GRPOConfig", "sft": "SFTConfig"}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "grpo": {},
     # Truncating a sequence would remove image tokens but not their features.
@@ -60,8 +49,6 @@ _SHARED_DEFAULTS: dict[str, Any] = {
 def checked(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Check names, types and ranges of trainer options and fill in the project's defaults.
 
-    Names are checked before TRL is imported, because the import takes seconds.
-
     Args:
         method: "grpo" or "sft".
         given: Options by name, as read from YAML.
@@ -71,10 +58,9 @@ def checked(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         ValueError: Unknown options (with the nearest name), options that are set elsewhere, values of the wrong type or
-            out of range, contradicting values, or a `report_to` whose package is not installed. The message lists all
-            problems of one kind.
+            out of range, or contradicting values. The message lists all problems of one kind.
     """
-    _raise([*_wrong_names(method, given), *_wrong_reporters(given.get("report_to"))])
+    _raise(_wrong_names(method, given))
     known, values, wrong = types_of(method), {}, []
     for name, value in given.items():
         try:
@@ -102,7 +88,7 @@ def _wrong_names(method: str, given: Mapping[str, Any]) -> list[str]:
             problems.append(f"'trainer.{name}' cannot be set here: {ELSEWHERE[name]}")
         elif name not in names:
             near = _abbreviated(name, names) or nearest(name, names)
-            hint = f"did you mean {near!r}?" if near else f"the options are those of TRL's {_CLASSES[method][0]}"
+            hint = f"did you mean {near!r}?" if near else f"the options are those of TRL's {_CLASSES[method]}"
             problems.append(f"unknown key 'trainer.{name}'; {hint}")
     return problems
 
@@ -114,44 +100,9 @@ def _abbreviated(name: str, names: Iterable[str]) -> str | None:
     return next(initials, min(containing, key=lambda option: "train" not in option, default=None))
 
 
-def _wrong_reporters(value: Any) -> list[str]:
-    wanted = value if isinstance(value, list) else [] if value is None else [value]
-    problems = []
-    for name in wanted:
-        if name in ("none", "all"):
-            continue
-        if name not in REPORTERS:
-            known = did_you_mean(str(name), [*REPORTERS, "none", "all"])
-            problems.append(f"'trainer.report_to' is {shortened(name)}, which transformers cannot report to; {known}")
-        elif REPORTERS[name] and find_spec(REPORTERS[name]) is None:
-            package = _PACKAGES.get(REPORTERS[name], REPORTERS[name])
-            problems.append(
-                f"'trainer.report_to' is {name!r}, and its package is not installed; run `pip install {package}`, or "
-                "report to tensorboard"
-            )
-    return problems
-
-
-@functools.cache
 def option_names(method: str) -> tuple[str, ...]:
-    """Names of all options of TRL's trainer for a method ("grpo" or "sft"), including those in `ELSEWHERE`.
-
-    The names are parsed from the sources of TRL and transformers, because importing them takes seconds.
-    """
-    names: list[str] = []
-    for package, file, wanted in (
-        ("transformers", "training_args.py", "TrainingArguments"),
-        ("trl", "trainer/base_config.py", "_BaseConfig"),
-        ("trl", _CLASSES[method][1], _CLASSES[method][0]),
-    ):
-        spec = find_spec(package)
-        if spec is None or spec.origin is None:
-            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
-        tree = ast.parse((Path(spec.origin).parent / file).read_text(encoding="utf-8"))
-        body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == wanted)
-        fields = [n.target.id for n in body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
-        names += [name for name in fields if not name.startswith("_")]
-    return tuple(dict.fromkeys(names))
+    """Names of all options of TRL's trainer for a method ("grpo" or "sft"), including those in `ELSEWHERE`."""
+    return tuple(types_of(method))
 
 
 def is_option(name: str) -> bool:
@@ -245,4 +196,4 @@ def config_class(method: str) -> Any:
     """TRL's configuration class of a method."""
     import trl
 
-    return getattr(trl, _CLASSES[method][0])
+    return getattr(trl, _CLASSES[method])
