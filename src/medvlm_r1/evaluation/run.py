@@ -34,7 +34,7 @@ from medvlm_r1.evaluation.store import (
     write_results,
 )
 from medvlm_r1.models.device import limit_threads
-from medvlm_r1.models.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator, as_finished
+from medvlm_r1.models.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator
 from medvlm_r1.models.load import fingerprint, image_fit, load_policy, processor_folder
 from medvlm_r1.models.remote import ServerPool, is_server, server_generators
 from medvlm_r1.models.shown import box_labels
@@ -65,7 +65,7 @@ class _Setup:
         pairs = [(row[1], load_row_images(self.data_dir, row)) for row in rows]
         inputs = [GenerationInput(prompt=messages(s, self.template), images=images) for s, images in pairs]
         began = time.perf_counter()
-        for finished in as_finished(generator, inputs, self.settings):
+        for finished in generator.iterate(inputs, self.settings):
             now = time.perf_counter()
             yield [
                 StoredAnswer(

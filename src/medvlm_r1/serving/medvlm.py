@@ -20,9 +20,10 @@ from medvlm_r1.data.readers.fields import bare_options
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError, explain_missing_extra
 from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings
+from medvlm_r1.models.remote import ServerGenerator
 from medvlm_r1.prompts.templates import messages
 from medvlm_r1.serving.answer import Answer, Question, read_answer
-from medvlm_r1.serving.backend import LocalBackend, RemoteBackend, open_backend
+from medvlm_r1.serving.backend import LocalBackend, open_backend
 from medvlm_r1.serving.pictures import load
 
 __all__ = ["Answer", "MedVLM", "Prepared", "Question", "Stream", "prepare"]
@@ -46,7 +47,7 @@ class MedVLM:
         backend: Generates the answers.
     """
 
-    def __init__(self, backend: LocalBackend | RemoteBackend, *, name: str, max_new_tokens: int = 512) -> None:
+    def __init__(self, backend: LocalBackend | ServerGenerator, *, name: str, max_new_tokens: int = 512) -> None:
         self.backend = backend
         self.name = name
         self.max_new_tokens = GenerationSettings(max_new_tokens=max_new_tokens).max_new_tokens
