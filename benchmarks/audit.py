@@ -20,7 +20,7 @@ from benchmarks.command import run as run_command
 from benchmarks.grounded import exchange, shuffled
 from benchmarks.known_models import AlwaysB, AnswersFirst, Eyes, FollowsCues, IgnoresImage, Oracle
 from medvlm_r1.audit.backends import open_audit_backend
-from medvlm_r1.audit.collect import Answers, audited, collect_responses, even_parts, probe_inputs
+from medvlm_r1.audit.collect import Answers, audited, collect_responses, even_parts, partners, probe_input
 from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
 from medvlm_r1.audit.runner import ITEMS_AT_ONCE, judged
@@ -140,7 +140,11 @@ def phantom_items(items: int, seed: int, *, giveaway: bool = False) -> tuple[lis
         for number, question in enumerate(questions[:n]):
             samples.append(to_sample(question, "test", number, giveaway=giveaway))
             images.append(Image.fromarray(render(question.scene)).convert("RGB"))
-    return probe_inputs(samples, [(image,) for image in images], TEMPLATE), Eyes(samples, images)
+    inputs = [
+        probe_input(sample, [image], [] if partner is None else [images[partner]], TEMPLATE)
+        for sample, image, partner in zip(samples, images, partners(samples), strict=True)
+    ]
+    return inputs, Eyes(samples, images)
 
 
 def text_only_model(

@@ -12,7 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from scipy.stats import sem, t
 
 from benchmarks.audit import KNOWN, TRAINED, unexpected, verdict_cell
 from benchmarks.grounded import OUT_OF_DOMAIN
@@ -22,7 +24,7 @@ from benchmarks.step import step_rows
 from medvlm_r1.audit.registry import QUESTIONS
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.evaluation.score import share
-from medvlm_r1.evaluation.statistics import t_interval
+from medvlm_r1.evaluation.statistics import CONFIDENCE
 
 TITLES = {
     "demo": "PhantomVQA: zero-shot, SFT and GRPO, with and without thinking",
@@ -107,6 +109,15 @@ def over_seeds(values: Sequence[float], form: str = ".1f", *, limits: tuple[floa
     if limits is not None:
         low, high = max(low, limits[0]), min(high, limits[1])
     return f"{mean} {brackets((low, high), form)}"
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % Student's t interval of the mean of at least two independent values, such as one per seed."""
+    mean, error = float(np.mean(values)), float(sem(values))
+    if error == 0:
+        return mean, mean
+    low, high = t.interval(CONFIDENCE, len(values) - 1, mean, error)
+    return float(low), float(high)
 
 
 def interval(values: Sequence[float], form: str = ".2f") -> str:

@@ -158,14 +158,6 @@ def probe_input(sample: Sample, images: Sequence[Image], others: Sequence[Image]
     )
 
 
-def probe_inputs(samples: Sequence[Sample], images: Sequence[Sequence[Image]], template: str) -> list[ProbeInput]:
-    """Build the probe inputs of a whole data set, including the partners' images. All images must fit in memory."""
-    return [
-        probe_input(sample, own, () if partner is None else images[partner], template)
-        for sample, own, partner in zip(samples, images, partners(samples), strict=True)
-    ]
-
-
 def even_parts(n: int, at_once: int) -> list[range]:
     """Split the indices 0 to n - 1 into as few ranges of at most `at_once` as possible, of nearly equal size."""
     count = -(-n // at_once)
