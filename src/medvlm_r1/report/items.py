@@ -21,7 +21,7 @@ from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.score import Graded, order_modalities
 from medvlm_r1.phantom.scene import Scene
-from medvlm_r1.report.album import Album, Picture, each_with_progress
+from medvlm_r1.report.album import Album, Picture
 from medvlm_r1.report.views import AuditView, Pictures, RunView
 
 WRONG = "wrong in the original"
@@ -179,7 +179,7 @@ def build_items(runs: Mapping[str, RunView], ids: Sequence[str], album: Album) -
     """
     answered = {run: {answer.sample.id: answer for answer in view.answers} for run, view in runs.items()}
     items = []
-    for name in each_with_progress(ids):
+    for name in ids:
         owner = next((run for run, answers in answered.items() if name in answers), None)
         if owner is None:
             raise UserError(
@@ -254,7 +254,7 @@ def build_audit_items(
     # If no probe names an item, use any.
     ids = choose(kinds or {"": list(view.items)}, wanted) if isinstance(wanted, int) else wanted
     items = []
-    for name in each_with_progress([name for name in ids if name in view.items and REAL in view.items[name].answers]):
+    for name in (name for name in ids if name in view.items and REAL in view.items[name].answers):
         sample, answers, inputs = view.items[name].sample, view.items[name].answers, pictures.inputs(name)
         images, scene = (_images(inputs), scene_of(inputs.sample)) if inputs else ({}, None)
         rows = {variant: answer for variant, answer in answers.items() if variant not in _CARDS}
