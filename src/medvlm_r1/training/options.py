@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -131,50 +130,19 @@ def typed(name: str, value: Any, wanted: Any) -> Any:
     """
     if value is False and name in _NO:
         value = "no"
-    try:
-        adapter: TypeAdapter[Any] = TypeAdapter(
-            wanted, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
-        )
-        # pydantic would accept a boolean as the number 0 or 1.
-        if isinstance(value, bool) and _bare(wanted) in (int, float):
-            raise TypeError
-        return adapter.validate_python(value)
-    except (ValidationError, TypeError) as error:
-        expected = _wanted(error, wanted)
-        raise ValueError(
-            f"'trainer.{name}' is {shortened(value)} ({type(value).__name__}); wanted {expected}"
-        ) from error
-
-
-def _wanted(error: Exception, wanted: Any) -> str:
-    """The expected range or choices if the type is correct, otherwise the expected type."""
-    problems = error.errors() if isinstance(error, ValidationError) else []
-    if problems and all(item["type"] in _OF_THE_VALUE for item in problems):
-        return " or ".join(item["msg"].removeprefix("Input should be ") for item in problems)
-    return _named(wanted)
-
-
-def _named(wanted: Any) -> str:
-    """Name of a type for messages."""
-    wanted = _bare(wanted)
-    if typing.get_origin(wanted) in (typing.Union, types.UnionType):
-        return " | ".join(map(_named, typing.get_args(wanted)))
-    if typing.get_origin(wanted) is typing.Literal:
-        return " | ".join(map(repr, typing.get_args(wanted)))
-    if wanted is type(None):
-        return "null"
-    return wanted.__name__ if type(wanted) is type else str(wanted).replace("typing.", "")
-
-
-def _bare(wanted: Any) -> Any:
-    """A type without its range."""
-    return typing.get_args(wanted)[0] if typing.get_origin(wanted) is typing.Annotated else wanted
-
-
-_OF_THE_VALUE = (
-    *("literal_error", "finite_number", "enum"),
-    *("greater_than", "greater_than_equal", "less_than", "less_than_equal"),
-)
+    adapter: TypeAdapter[Any] = TypeAdapter(
+        wanted, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+    )
+    number = typing.get_args(wanted)[0] if typing.get_origin(wanted) is typing.Annotated else wanted
+    # pydantic would accept a boolean as the number 0 or 1.
+    expected = ["a number"]
+    if not isinstance(value, bool) or number not in (int, float):
+        try:
+            return adapter.validate_python(value)
+        except ValidationError as error:
+            messages = (item["msg"].removeprefix("Input should be ") for item in error.errors())
+            expected = [message.partition(", unable to")[0] for message in messages]
+    raise ValueError(f"'trainer.{name}' is {shortened(value)} ({type(value).__name__}); wanted {' or '.join(expected)}")
 
 
 @functools.cache
