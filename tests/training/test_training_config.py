@@ -13,7 +13,7 @@ from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.training import options
 from medvlm_r1.training.arguments import training_arguments
 from medvlm_r1.training.config import load_config
-from medvlm_r1.training.limits import narrowed
+from medvlm_r1.training.options import narrowed
 
 UNKNOWN = [
     ("modle=x", r"config\.yaml: unknown key 'modle'; did you mean 'model'\?"),
