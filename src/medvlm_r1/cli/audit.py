@@ -77,9 +77,8 @@ def audit_data_command(
 
     Example: medvlm-r1 audit data data/phantom/test --fit-on data/phantom/train
     """
-    from medvlm_r1.audit.dataset.audit import audit_data
+    from medvlm_r1.audit.dataset.audit import audit_data, find_prior_source
     from medvlm_r1.audit.dataset.clean import write_clean as write
-    from medvlm_r1.audit.dataset.prior_source import find_prior_source
     from medvlm_r1.console import progress_bar, stderr_console
     from medvlm_r1.data.folder import read_folder
     from medvlm_r1.data.importing.registry import open_folder
