@@ -49,10 +49,16 @@ class Measure:
         """Number of items that a share corresponds to: `value` times `n`, rounded."""
         return round(self.value * self.n)
 
-    def interval(self, form: str = ".0%") -> str:
-        """Format the interval in square brackets, with the format specification `form` for both ends."""
+    @property
+    def percent(self) -> str:
+        """The value in percent, such as "41 %"."""
+        return f"{100 * self.value:.0f} %"
+
+    @property
+    def span(self) -> str:
+        """The value in percent with its interval, such as "41 % (32 to 50)"."""
         low, high = self.ends
-        return f"[{low:{form}}, {high:{form}}]"
+        return f"{self.percent} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
