@@ -197,7 +197,7 @@ def _judge(measures: Mapping[str, Measure]) -> Judged:
     right, wrong = correct.count, correct.n - correct.count
     if unclear := no_verdict(empty, "no verdict on deferring", correct.n, "answers with a confidence"):
         return unclear
-    summary = f"{sure.percent} of {sure.n} answers are wrong at a confidence of {100 * SURE:.0f} % or more.{unparsed_note(empty)}"
+    summary = f"{sure.percent} of {sure.n} answers are {sure.about}.{unparsed_note(empty)}"
     # Unparsed answers count as wrong.
     if wrong < FEW_WRONG and 1 - correct.ends[0] + empty.value <= RISKS[0]:
         return "pass", f"There is hardly anything to defer: {wrong} of {correct.n} answers are wrong."

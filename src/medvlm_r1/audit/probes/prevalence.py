@@ -1,8 +1,9 @@
 """Prevalence probe: does the model recognize presence and absence, or does it lean to one of them?
 
 If few answers are positive, a model that nearly always answers "No" has a high accuracy. Sensitivity and specificity
-show this, because they do not depend on the prevalence (Altman and Bland 1994, BMJ 308:1552). The probe uses the answers
-to the original questions and their labels. Answers are compared by their texts, so the letters of the options may move.
+show this, because they do not depend on the prevalence (Altman and Bland 1994, BMJ 308:1552). The probe uses the
+answers to the original questions and their labels. Answers are compared by their texts, so the letters of the options
+may move.
 """
 
 import re

@@ -152,8 +152,8 @@ def _judge(measures: Mapping[str, Measure]) -> Judged:
     sensitivity, specificity = measures["sensitivity"], measures["specificity"]
     if sensitivity.n and specificity.n:
         summary += (
-            f" It claims a finding in {sensitivity.percent} of the images with one, and none in {specificity.percent} of"
-            " the images without."
+            f" It claims a finding in {sensitivity.percent} of the images with one, and none in {specificity.percent}"
+            " of the images without."
         )
     if checked < claiming.n:
         summary += f" {claiming.n - checked} of {claiming.n} reasonings have no claim that can be checked."
