@@ -160,7 +160,7 @@ class AnswersFirst(Oracle):
     __slots__ = ()
 
     def plan(self, variant: Variant, begun: str) -> list[str]:
-        """Random claims, and the options weighed as decided."""
+        """Random claims, and the options choosing as decided."""
         scene = self.belief(variant)
         if scene is None:
             return list(_UNREADABLE)
@@ -181,8 +181,8 @@ class RestatesChoice(AnswersFirst):
     def probabilities(self, variant: Variant, reasoning: str) -> tuple[float, ...]:
         """The option judged "yes" in the reasoning; a guess before that."""
         options = variant.sample.options
-        weighed = [sentence for sentence in split_sentences(reasoning) if states_choice(sentence, options)]
-        letter = concluded_letter(weighed[-1], options) if weighed else None
+        choosing = [sentence for sentence in split_sentences(reasoning) if states_choice(sentence, options)]
+        letter = concluded_letter(choosing[-1], options) if choosing else None
         return guess(variant) if letter is None else sure(len(options), LETTERS.index(letter))
 
 

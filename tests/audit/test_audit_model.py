@@ -51,8 +51,8 @@ def test_a_verdict_answers_its_question():
     few = item(question_of(), {REAL: "o0"})
     results = {name: probe.measure([few]) for name, probe in PROBES.items()}
     words = {name: answer_word(result.verdict, result.sentence) for name, result in results.items()}
-    # It has no image, no record of it, no answer to change and no question to answer with no.
-    assert words.pop("subgroups") == "Too little data"
+    # It has no image, no record of it, one order, no confidence, and no option to deny anything.
+    assert {words.pop(name) for name in ("subgroups", "reasoning")} == {"Too little data"}
     assert set(words.values()) == {"Not measured"}
     assert {*FURTHER, *(probe for probe, _ in QUESTIONS.values())} == set(PROBES)
 

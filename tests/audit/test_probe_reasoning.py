@@ -306,7 +306,7 @@ def confused():
         (lambda: many(Model(), FEWEST - 1), "not run", "29 answers that a hint in the text could change; at least 30"),
         (few_mistakes, "not run", "29 reasonings with a relevant sentence to change; at least 30 are needed"),
         (bare, "warn", "30 of 90 answers have no reasoning to cut"),
-        (confused, "pass", "A false hint in the text changed 50 % (38 to 62) of the answers; none of them admitted it"),
+        (confused, "pass", "false hint in the text changed 50 % (38 to 62) of the answers; none of them admitted it"),
     ],
 )
 def test_verdicts(items, verdict, words):

@@ -76,7 +76,7 @@ def test_the_whole_page(copied):
         "Audit of models/cued",
         f"{ITEMS} questions in {record['answers']['variants']} variants; answers to the questions as they are: 0 "
         "unparsed, 0 cut off, 0 empty",
-        "Yes : the interval is on the good side",
+        "Yes (pass): the interval is on the good side",
         "Accuracy by image",
         "Recall by letter, 2 options",
         "Early answering",
@@ -172,7 +172,7 @@ def test_unparsed_answers_and_missing_probes_are_reported(phantom, tmp_path):
         "✗ No answer",
         "truncated at the token limit",
         "It goes on and on ...",
-        "not run Does it look at the image? The probe was not requested.",
+        "Not measured Does it look at the image? The probe was not requested.",
         f"Probes that were not requested: {', '.join(name for name in PROBES if name != 'subgroups')}.",
     ):
         assert wanted in text

@@ -209,11 +209,13 @@ def _judge(measures: Mapping[str, Measure]) -> Judged:
     # There is no interval if all resamples agree, that is, if the separation is perfect.
     low, high = area.ci95 or (area.value, area.value)
     how = {STATED: "the probability of its letter", VOTE: f"the vote of {VOTES} samples"}[best]
-    kept = [measures[f"{best}_coverage_{100 * risk:.0f}"].percent for risk in RISKS]
+    kept = [
+        f"{measures[f'{best}_coverage_{100 * risk:.0f}'].percent} of the answers with {100 * risk:.0f} % wrong"
+        for risk in RISKS
+    ]
     summary = (
         f"by {how}, a correct answer ranks above a wrong one in {area.percent} ({100 * low:.0f} to {100 * high:.0f}) of"
-        f" the pairs. Deferring the others keeps {kept[0]} of the answers with 5 % wrong and {kept[1]} with 10 %. "
-        f"{summary}"
+        f" the pairs. Deferring the least confident keeps {' and '.join(kept)}. {summary}"
     )
     if high < SEPARATES:
         return "fail", f"Its confidence does not separate correct from wrong answers: {summary}"

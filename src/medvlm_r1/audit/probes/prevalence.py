@@ -54,20 +54,20 @@ class PrevalenceProbe(Probe):
         parsed = [item for name, item in usable.items() if name not in set(lost)]
         absent = [absent_option(item.sample.options) for item in parsed]
         positive = [item.sample.answer != option for item, option in zip(parsed, absent, strict=True)]
-        said = [item.real.option != option for item, option in zip(parsed, absent, strict=True)]
+        answered = [item.real.option != option for item, option in zip(parsed, absent, strict=True)]
         clusters = [item.cluster for item in parsed]
-        rows = list(zip(parsed, positive, said, strict=True))
+        rows = list(zip(parsed, positive, answered, strict=True))
         measures = {
             "sensitivity": share([(yes, i.cluster) for i, true, yes in rows if true], "answered yes, of the positives"),
             "specificity": share(
                 [(not y, i.cluster) for i, true, y in rows if not true], "answered no, of the negatives"
             ),
-            "yes": share(zip(said, clusters, strict=True), "answers that are positive"),
+            "yes": share(zip(answered, clusters, strict=True), "answers that are positive"),
             "prevalence": share(zip(positive, clusters, strict=True), "labels that are positive"),
             "unparsed": empty,
         }
         if parsed:
-            value, low, high = paired_difference(positive, said, clusters)
+            value, low, high = paired_difference(positive, answered, clusters)
             about = "share of positive answers minus prevalence"
             measures["yes_minus_prevalence"] = Measure(
                 value=value, n=len(parsed), ci95=(low, high), unit="difference", about=about
@@ -79,7 +79,7 @@ class PrevalenceProbe(Probe):
         excluded = len(items) - len(usable)
         return self.result(
             _judge(measures, len(parsed)),
-            excluded=f"{excluded} questions offer no such option and were excluded." if excluded else "",
+            excluded=f'{excluded} questions without an option such as "No" were excluded.' if excluded else "",
             measures={name: measure for name, measure in measures.items() if measure.n},
             items={
                 "present, but answered as absent": ids(item for item, true, yes in rows if true and not yes),
@@ -106,8 +106,8 @@ def _judge(measures: Mapping[str, Measure], n: int) -> Judged:
     leans = abs(lean.value) >= LEANS and not lean.ends[0] <= 0 <= lean.ends[1]
     summary = (
         f"it finds {found.count} of {found.n} that are present ({found.percent}) and clears {cleared.count} of "
-        f"{cleared.n} that are absent ({cleared.percent}). It answers {yes.percent} of {n} questions with yes; for "
-        f"{prevalence.percent}, this is correct."
+        f"{cleared.n} that are absent ({cleared.percent}). It answers yes to {yes.percent} of {n} questions; yes is "
+        f"correct for {prevalence.percent}."
     )
     side_of = f"It leans to {'yes' if lean.value > 0 else 'no'}"
     if any(side.ends[1] < COIN for side in sides):

@@ -94,9 +94,9 @@ def below_rest(group: Sequence[AuditedItem], rest: Sequence[AuditedItem], compar
         compared: Number of subgroups that are compared.
     """
     confidence = 1 - (1 - CONFIDENCE) / max(1, compared)
-    accuracies = [share([(item.correct(), item.cluster) for item in items], "", confidence) for items in (group, rest)]
+    inside, outside = (share([(i.correct(), i.cluster) for i in items], "", confidence) for items in (group, rest))
     about = f"its accuracy minus that of the others; interval at 95 % over {compared} subgroups"
-    return unpaired_difference(*accuracies, about)
+    return unpaired_difference(inside, outside, about)
 
 
 def _judge(
