@@ -160,7 +160,7 @@ class AnswersFirst(Oracle):
     __slots__ = ()
 
     def plan(self, variant: Variant, begun: str) -> list[str]:
-        """Random claims, and the options choosing as decided."""
+        """Random claims, and the options weighed as decided."""
         scene = self.belief(variant)
         if scene is None:
             return list(_UNREADABLE)

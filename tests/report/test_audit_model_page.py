@@ -129,7 +129,7 @@ def test_images_and_answers_are_those_of_the_audit(audited):
     hint = (images["Hint on the image"] != own).any(axis=2)
     assert (hint.any(), hint[len(own) // 2 :].any()) == (True, False)
     unseen = {card.title: card.unseen for card in item.cards if not card.images}
-    shared = dict.fromkeys(["Hint in the question", "Mistake in the reasoning"], "with its own image")
+    shared = dict.fromkeys(["Hint in the question", "Mistake in the description"], "with its own image")
     assert unseen == {"No image": "no image"} | shared
     answers = view.items[swayed].answers
     assert next(card.answer for card in item.cards if card.title == "Hint in the question") == answers["cue-text"]

@@ -47,30 +47,25 @@ class PrevalenceProbe(Probe):
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
         """Compute the measures and the verdict. Items without an `absent_option` are excluded and counted."""
-        usable = {item.sample.id: item for item in items if absent_option(item.sample.options)}
+        usable = [(item, absent) for item in items if (absent := absent_option(item.sample.options))]
         if not usable:
             return self.result(("not run", 'No question offers an option such as "No" or "no finding".'))
-        empty, lost = unparsed(list(usable.values()), (REAL,))
-        parsed = [item for name, item in usable.items() if name not in set(lost)]
-        absent = [absent_option(item.sample.options) for item in parsed]
-        positive = [item.sample.answer != option for item, option in zip(parsed, absent, strict=True)]
-        answered = [item.real.option != option for item, option in zip(parsed, absent, strict=True)]
-        clusters = [item.cluster for item in parsed]
-        rows = list(zip(parsed, positive, answered, strict=True))
+        empty, lost = unparsed([item for item, _ in usable], (REAL,))
+        # For each parsed answer: the item, whether its label is positive, and whether the answer is.
+        rows = [(i, i.sample.answer != absent, i.real.option != absent) for i, absent in usable if i.parsed(REAL)]
         measures = {
             "sensitivity": share([(yes, i.cluster) for i, true, yes in rows if true], "answered yes, of the positives"),
-            "specificity": share(
-                [(not y, i.cluster) for i, true, y in rows if not true], "answered no, of the negatives"
-            ),
-            "yes": share(zip(answered, clusters, strict=True), "answers that are positive"),
-            "prevalence": share(zip(positive, clusters, strict=True), "labels that are positive"),
+            "specificity": share([(not y, i.cluster) for i, true, y in rows if not true], "answered no, of the others"),
+            "yes": share([(yes, i.cluster) for i, _, yes in rows], "answers that are positive"),
+            "prevalence": share([(true, i.cluster) for i, true, _ in rows], "labels that are positive"),
             "unparsed": empty,
         }
-        if parsed:
-            value, low, high = paired_difference(positive, answered, clusters)
-            about = "share of positive answers minus prevalence"
+        if rows:
+            clusters = [item.cluster for item, _, _ in rows]
+            labels, answers = [true for _, true, _ in rows], [yes for _, _, yes in rows]
+            value, low, high = paired_difference(labels, answers, clusters)
             measures["yes_minus_prevalence"] = Measure(
-                value=value, n=len(parsed), ci95=(low, high), unit="difference", about=about
+                value=value, n=len(rows), ci95=(low, high), unit="difference", about="yes minus prevalence"
             )
         if measures["sensitivity"].n and measures["specificity"].n:
             measures["lean"] = unpaired_difference(
@@ -78,7 +73,7 @@ class PrevalenceProbe(Probe):
             )
         excluded = len(items) - len(usable)
         return self.result(
-            _judge(measures, len(parsed)),
+            _judge(measures, len(rows)),
             excluded=f'{excluded} questions without an option such as "No" were excluded.' if excluded else "",
             measures={name: measure for name, measure in measures.items() if measure.n},
             items={
