@@ -54,7 +54,7 @@ def audit_picture() -> str:
         ("Wrong hint in the text", lettered(made[TEXT].sample)),
         ("The reasoning", written),
         (
-            f"Description cut after {cut.note['sentences']} of {cut.note['of']}",
+            f"Description cut after {cut.note['sentences']} of {cut.note['of']} sentences",
             _inside(cut) + " ... then force the answer",
         ),
         ("One sentence made wrong", f"{mistake.note['before']}\nbecomes\n{mistake.note['after']}\n... then continue"),
