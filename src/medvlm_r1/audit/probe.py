@@ -72,14 +72,10 @@ class PartialResult:
 
 def merge(*partial_results: PartialResult) -> PartialResult:
     """Merge partial results in order. No name may occur in more than one of them."""
-    measures: dict[str, Measure] = {}
-    items: dict[str, Sequence[str]] = {}
-    detail: dict[str, Any] = {}
-    for partial in partial_results:
-        measures |= partial.measures
-        items |= partial.items
-        detail |= partial.detail
-    return PartialResult(measures=measures, items=items, detail=detail)
+    names = ("measures", "items", "detail")
+    return PartialResult(
+        **{name: {k: v for partial in partial_results for k, v in getattr(partial, name).items()} for name in names}
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
