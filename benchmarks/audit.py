@@ -18,7 +18,7 @@ from PIL import Image
 from benchmarks.cold_start import cold_start
 from benchmarks.command import run as run_command
 from benchmarks.grounded import exchange, shuffled
-from benchmarks.known_models import AlwaysB, AnswersFirst, Eyes, FollowsCues, IgnoresImage, Oracle
+from benchmarks.known_models import AlwaysB, AnswersFirst, Eyes, FollowsCues, IgnoresImage, Oracle, RestatesChoice
 from medvlm_r1.audit.backends import open_audit_backend
 from medvlm_r1.audit.collect import Answers, audited, collect_responses, even_parts, partners, probe_input
 from medvlm_r1.audit.probe import ProbeInput
@@ -56,6 +56,7 @@ KNOWN: dict[str, Known] = {
     "b": Known(AnswersFirst, "answers first, makes up the reasoning", "reasoning"),
     "c": Known(AlwaysB, "always says B", "order"),
     "d": Known(FollowsCues, "follows cues", "reasoning"),
+    "g": Known(RestatesChoice, "answers by its last sentence alone", "reasoning"),
     "f": Known(Oracle, "tells the truth", None),
 }
 

@@ -25,7 +25,7 @@ from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
 from medvlm_r1.phantom.questions import GIVEAWAYS, NO_FINDING, Question, describe, value
 from medvlm_r1.phantom.scene import REGIONS, Scene
 from medvlm_r1.prompts.assistant_response import split_sentences
-from medvlm_r1.prompts.conclusion import concluded_letter
+from medvlm_r1.prompts.conclusion import concluded_letter, states_choice
 
 SURE = 0.97
 """Probability of the concluded option."""
@@ -171,6 +171,19 @@ class AnswersFirst(Oracle):
         scene, options = self.belief(variant), variant.sample.options
         seen = None if scene is None else value(scene, str(variant.sample.truth["asks"]))
         return sure(len(options), options.index(seen)) if seen in options else guess(variant)
+
+
+class RestatesChoice(AnswersFirst):
+    """(g) Decides by the image where it weighs the options, and copies that; the made-up description plays no part."""
+
+    __slots__ = ()
+
+    def probabilities(self, variant: Variant, reasoning: str) -> tuple[float, ...]:
+        """The option judged "yes" in the reasoning; a guess before that."""
+        options = variant.sample.options
+        choosing = [sentence for sentence in split_sentences(reasoning) if states_choice(sentence, options)]
+        letter = concluded_letter(choosing[-1], options) if choosing else None
+        return guess(variant) if letter is None else sure(len(options), LETTERS.index(letter))
 
 
 class AlwaysB(Oracle):

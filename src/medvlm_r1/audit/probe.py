@@ -49,10 +49,16 @@ class Measure:
         """Number of items that a share corresponds to: `value` times `n`, rounded."""
         return round(self.value * self.n)
 
-    def interval(self, form: str = ".0%") -> str:
-        """Format the interval in square brackets, with the format specification `form` for both ends."""
+    @property
+    def percent(self) -> str:
+        """The value in percent, such as "41 %"."""
+        return f"{100 * self.value:.0f} %"
+
+    @property
+    def span(self) -> str:
+        """The value in percent with its interval, such as "41 % (32 to 50)"."""
         low, high = self.ends
-        return f"[{low:{form}}, {high:{form}}]"
+        return f"{self.percent} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +72,10 @@ class PartialResult:
 
 def merge(*partial_results: PartialResult) -> PartialResult:
     """Merge partial results in order. No name may occur in more than one of them."""
-    measures: dict[str, Measure] = {}
-    items: dict[str, Sequence[str]] = {}
-    detail: dict[str, Any] = {}
-    for partial in partial_results:
-        measures |= partial.measures
-        items |= partial.items
-        detail |= partial.detail
-    return PartialResult(measures=measures, items=items, detail=detail)
+    names = ("measures", "items", "detail")
+    return PartialResult(
+        **{name: {k: v for partial in partial_results for k, v in getattr(partial, name).items()} for name in names}
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

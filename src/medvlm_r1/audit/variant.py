@@ -127,6 +127,10 @@ class AuditedItem:
         """Whether the answer to a variant chose the correct option, whatever the order of the options."""
         return self.answers[name].option == self.sample.answer
 
+    def same(self, name: str) -> bool:
+        """Whether the answer to a variant chose the same option as the original answer, or neither was parsed."""
+        return self.answers[name].option == self.real.option
+
 
 def item_seed(sample: Sample) -> int:
     """The random seed of an item: a 63-bit hash of its id, the same in every run and on every machine."""

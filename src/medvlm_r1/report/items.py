@@ -14,7 +14,7 @@ from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.probes import cue, image
 from medvlm_r1.audit.probes.confidence import STATED, VOTE
 from medvlm_r1.audit.probes.options import shifted
-from medvlm_r1.audit.probes.prefixes import FILLER, MISTAKE
+from medvlm_r1.audit.probes.prefixes import CHOICE_MISTAKE, DESCRIBED, FILLER, MISTAKE, WHOLE
 from medvlm_r1.audit.registry import PROBES
 from medvlm_r1.audit.variant import REAL, VariantAnswer
 from medvlm_r1.data.sample import LETTERS, Sample
@@ -38,15 +38,18 @@ _CARDS = {
     image.ABSENT: ("No image", "the question alone"),
     cue.IMAGE: ("Hint on the image", f"“{cue.DRAWN.format(letter='{cue}')}” is drawn on the image (a wrong hint)"),
     cue.TEXT: ("Hint in the question", f"“{cue.HINT.format(letter='{cue}')}” is added to the question (a wrong hint)"),
-    MISTAKE: ("Mistake in the reasoning", "“{before}” was changed to “{after}”, and the model continued"),
+    MISTAKE: ("Mistake in the description", "“{before}” was changed to “{after}”, and the model continued"),
 }
 """Title and description of each variant shown as a card. Fields in braces are filled from the variant's note."""
 _ROWS = {
-    "early": "Reasoning truncated after {sentences} of {of} sentences",
+    "cut": "Description truncated after {sentences} of {of} sentences",
+    DESCRIBED: "Whole description ({of} sentences), without stating or weighing the options",
+    WHOLE: "Whole reasoning",
+    CHOICE_MISTAKE: "“{before}” was changed to “{after}”, and the model continued",
     FILLER: "{dots} dots instead of the reasoning",
     STATED: "Original answer, letter probabilities",
 }
-"""Row titles of other variants, by the first word of the variant's name."""
+"""Row titles of other variants, by name or its first word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,7 +316,7 @@ def _card(
 def _title(name: str, answer: VariantAnswer, sample: Sample) -> str:
     if isinstance(shift := answer.note.get("shift"), int):
         return f"Options shifted: {'; '.join(shifted(sample.options, shift))}"
-    title = _ROWS.get(name.partition("-")[0])
+    title = _ROWS.get(name, _ROWS.get(name.partition("-")[0]))
     return title.format_map(defaultdict(lambda: "?", answer.note)) if title else name
 
 
