@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL.Image import Image
@@ -151,10 +151,17 @@ class _Step(NamedTuple):
         return len(self.done) == len(self.pairs)
 
 
-def probe_input(sample: Sample, images: Sequence[Image], others: Sequence[Image], template: str) -> ProbeInput:
+def probe_input(
+    sample: Sample, images: Sequence[Image], others: Sequence[Image], template: str, processor: Any = None
+) -> ProbeInput:
     """Build the probe input of an item from its images and the images of its partner."""
     return ProbeInput(
-        sample=sample, images=tuple(images), others=tuple(others), seed=item_seed(sample), template=template
+        sample=sample,
+        images=tuple(images),
+        others=tuple(others),
+        seed=item_seed(sample),
+        template=template,
+        processor=processor,
     )
 
 

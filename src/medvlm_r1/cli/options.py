@@ -138,7 +138,14 @@ Overrides = Annotated[
 ]
 Template = Annotated[
     Literal[
-        "medvlm-r1", "medvlm-r1-open", "answer-only", "no-think", "think-after", "medvlm-r1-box", "medvlm-r1-box-pixels"
+        "medvlm-r1",
+        "answer-only",
+        "medvlm-r1-box",
+        "medvlm-r1-open",
+        "answer-only-open",
+        "no-think",
+        "think-after",
+        "medvlm-r1-box-pixels",
     ],
     typer.Option(help="Prompt template."),
 ]
