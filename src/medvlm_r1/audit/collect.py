@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL.Image import Image
@@ -151,17 +151,10 @@ class _Step(NamedTuple):
         return len(self.done) == len(self.pairs)
 
 
-def probe_input(
-    sample: Sample, images: Sequence[Image], others: Sequence[Image], template: str, processor: Any = None
-) -> ProbeInput:
+def probe_input(sample: Sample, images: Sequence[Image], others: Sequence[Image], template: str) -> ProbeInput:
     """Build the probe input of an item from its images and the images of its partner."""
     return ProbeInput(
-        sample=sample,
-        images=tuple(images),
-        others=tuple(others),
-        seed=item_seed(sample),
-        template=template,
-        processor=processor,
+        sample=sample, images=tuple(images), others=tuple(others), seed=item_seed(sample), template=template
     )
 
 

@@ -116,7 +116,8 @@ def audit_model(
         report(sum(len(item.answers) for item in store.items.values()), None)
         done = 0
         for batch in batches:
-            inputs = [_probe_input(data_dir, rows, index, partner[index], template, processor) for index in batch]
+            own = (_probe_input(data_dir, rows, index, partner[index], template) for index in batch)
+            inputs = [replace(item, processor=processor) for item in own]
             stored = {
                 item.sample.id: store.open_item(
                     item.sample, answer_key(identity, item.sample, [*item.images, *item.others], template, settings)
@@ -220,11 +221,9 @@ def counted(record: Mapping[str, Any]) -> str:
     )
 
 
-def _probe_input(
-    data_dir: Path, rows: Sequence[Row], index: int, partner: int | None, template: str, processor: Any
-) -> ProbeInput:
+def _probe_input(data_dir: Path, rows: Sequence[Row], index: int, partner: int | None, template: str) -> ProbeInput:
     others = [] if partner is None else load_row_images(data_dir, rows[partner])
-    return probe_input(rows[index][1], load_row_images(data_dir, rows[index]), others, template, processor)
+    return probe_input(rows[index][1], load_row_images(data_dir, rows[index]), others, template)
 
 
 def _plan(probes: Sequence[str], batches: Sequence[Sequence[str]]) -> str:

@@ -82,7 +82,7 @@ def ask_command(
         f"Answer:     {text or f'none that is well-formed; the model wrote: {answer.text}'}",
     ]
     if answer.boxes:
-        percents = ("x {:.0%} to {:.0%}, y {:.0%} to {:.0%}".format(x1, x2, y1, y2) for x1, y1, x2, y2 in answer.boxes)
+        percents = (f"x {x1:.0%} to {x2:.0%}, y {y1:.0%} to {y2:.0%}" for x1, y1, x2, y2 in answer.boxes)
         lines.append(f"Boxes:      {'; '.join(percents).replace('%', ' %')} of the image")
     if answer.confidence is not None:
         shares = (f"{letter} {share:.1%}".replace("%", " %") for letter, share in answer.confidence.items())

@@ -137,6 +137,7 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Override fields, such as seed=1.")
 ]
 Template = Annotated[
+    # The names in `prompts.templates`, which is slow to import.
     Literal[
         "medvlm-r1",
         "answer-only",

@@ -20,8 +20,7 @@ from medvlm_r1.audit.probes.prefixes import FILLER, MISTAKE
 from medvlm_r1.audit.registry import PROBES
 from medvlm_r1.audit.variant import REAL, VariantAnswer
 from medvlm_r1.data.folder import read_folder
-from medvlm_r1.data.images import load_image
-from medvlm_r1.data.paths import inside
+from medvlm_r1.data.image_facts import image_sizes
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.score import order_modalities
@@ -53,8 +52,8 @@ _CARDS = {
     MISTAKE: ("Mistake in the reasoning", "“{before}” was changed to “{after}”, and the model continued"),
 }
 """Title and description of each variant shown as a card. Fields in braces are filled from the variant's note."""
-_OWN_IMAGE = (REAL, cue.IMAGE, pointing.HIDDEN, pointing.ELSEWHERE)
-"""Variants with the item's own image, changed in places."""
+_TRUE = (REAL, pointing.HIDDEN, pointing.ELSEWHERE)
+"""Variants on which true boxes are drawn."""
 _ROWS = {
     "early": "Reasoning truncated after {sentences} of {of} sentences",
     FILLER: "{dots} dots instead of the reasoning",
@@ -235,13 +234,12 @@ def build_items(runs: Mapping[str, RunView], ids: Sequence[str], album: Album) -
 
 def true_edges(data: Path | None, ids: Collection[str]) -> dict[str, tuple[Edges, ...]]:
     """True boxes of the samples of a data folder by id, as fractions of their only image, if they can be read."""
-    known = {}
     with suppress(UserError):
-        for sample in read_folder(data) if data else ():
-            if data and sample.id in ids and sample.boxes and len(sample.images) == 1:
-                size = load_image(inside(data, sample.images[0])).size
-                known[sample.id] = tuple(edges for _, edges in true_boxes(sample, size) or ())
-    return known
+        samples = [sample for sample in read_folder(data) if sample.id in ids and sample.boxes] if data else []
+        sizes = image_sizes(str(data), samples)
+        pairs = [(sample, size) for sample in samples if (size := sizes[sample.images[0]])]
+        return {sample.id: tuple(edges for _, edges in true_boxes(sample, size) or ()) for sample, size in pairs}
+    return {}
 
 
 def make_item(sample: Sample, data: Path | None, replies: Sequence[Reply], album: Album) -> Item:
@@ -305,10 +303,8 @@ def build_audit_items(
     items = []
     for name in each_with_progress([name for name in ids if name in view.items and REAL in view.items[name].answers]):
         sample, answers, inputs = view.items[name].sample, view.items[name].answers, pictures.inputs(name)
-        images, scene = (_images(inputs, answers), scene_of(inputs.sample)) if inputs else ({}, None)
-        asked = inputs is not None and inputs.template in BOX_TEMPLATES and len(inputs.images) == 1
-        truth = (
-            [edges for _, edges in true_boxes(inputs.sample, inputs.images[0].size) or ()] if inputs and asked else []
+        images, scene, truth = (
+            (_images(inputs, answers), scene_of(inputs.sample), _truth(inputs)) if inputs else ({}, None, [])
         )
         rows = {variant: answer for variant, answer in answers.items() if variant not in _CARDS}
         votes = [answer for variant, answer in rows.items() if variant.startswith(f"{VOTE}-")]
@@ -317,16 +313,18 @@ def build_audit_items(
                 sample=sample,
                 kinds=[kind for kind, members in kinds.items() if name in members],
                 real=answers[REAL],
-                cards=[
-                    _card(card, answers[card], sample, scene, images, truth, album)
-                    for card in _CARDS
-                    if card in answers
-                ],
+                cards=[_card(v, answers[v], sample, scene, images, truth, album) for v in _CARDS if v in answers],
                 rows=[(_title(v, answer, sample), answer) for v, answer in rows.items() if not v.startswith(VOTE)],
                 votes=_votes(votes, answers[REAL]),
             )
         )
     return items
+
+
+def _truth(inputs: ProbeInput) -> list[Edges]:
+    """True boxes of an item whose model was asked for boxes."""
+    known = true_boxes(inputs.sample, inputs.images[0].size) if inputs.images else None
+    return [edges for _, edges in known or ()] if inputs.template in BOX_TEMPLATES else []
 
 
 def _images(inputs: ProbeInput, answers: Mapping[str, VariantAnswer]) -> dict[str, tuple[Image, ...]]:
@@ -369,7 +367,7 @@ def _card(
         unseen="" if pictures else "with its own image" if same else "no image" if no_image else "not available",
         text=text,
         notes=[note for note, applies in notes.items() if applies],
-        truth=pointing.mirrored(truth) if name == pointing.MIRRORED else truth if name in _OWN_IMAGE else [],
+        truth=pointing.mirrored(truth) if name == pointing.MIRRORED else truth if name in _TRUE else [],
     )
 
 

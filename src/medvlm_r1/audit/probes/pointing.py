@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from medvlm_r1.audit.claims import affirmed_labels
-from medvlm_r1.audit.measures import FEWEST, NO_VERDICT, UNMEASURED, ids, no_verdict, share_of, unparsed
+from medvlm_r1.audit.measures import FEWEST, NO_VERDICT, UNMEASURED, ids, no_verdict, share, share_of, unparsed
 from medvlm_r1.audit.probe import Judged, Level, Measure, Probe, ProbeInput, ProbeResult
 from medvlm_r1.audit.variant import FRAME, AuditedItem, Variant, VariantAnswer
 from medvlm_r1.evaluation.calibration import intervals
@@ -85,30 +85,27 @@ class PointingProbe(Probe):
         hidden, other = ([item for item in boxed if item.parsed(name)] for name in (HIDDEN, ELSEWHERE))
         compared = [item for item in hidden if item.parsed(ELSEWHERE)]
         turned = [item for item in boxed if MIRRORED in item.answers]
-        labels = {label for item in boxed for label, _ in _truth(item) or ()}
-        named = {item.sample.id: value for item in boxed if (value := _held(item, labels)) is not None}
-        holding = [item for item in boxed if item.sample.id in named]
+        labels = {label for item in boxed for label, _ in item.answers[HIDDEN].note["truth"] or ()}
+        held = [(item, value) for item in boxed if (value := _held(item, labels)) is not None]
         empty, unparsed_ids = unparsed(boxed, (HIDDEN, ELSEWHERE))
+        on_named = "boxes centered in a true box of what the reasoning names"
+        elsewhere_about = "another answer with an equal region elsewhere hidden"
         measures = {
             "pointed": share_of(items, lambda item: HIDDEN in item.answers, "answers with a box to check"),
-            "held": share_of(
-                holding, lambda item: named[item.sample.id], "boxes centered in a true box of what the reasoning names"
-            ),
+            "held": share([(value, item.cluster) for item, value in held], on_named),
             "evidence": _evidence(compared),
             "changed_hidden": share_of(hidden, _changed(HIDDEN), "another answer with the box hidden"),
-            "changed_elsewhere": share_of(
-                other, _changed(ELSEWHERE), "another answer with an equal region elsewhere hidden"
-            ),
+            "changed_elsewhere": share_of(other, _changed(ELSEWHERE), elsewhere_about),
             "probability_drop": _probability_drop(compared),
             "moved": share_of(turned, _moved, "boxes that follow the mirrored image, of those not on the midline"),
             "unparsed": empty,
         }
-        parts = _parts(measures, known=any(_truth(item) is not None for item in boxed))
+        parts = _parts(measures, known=any(item.answers[HIDDEN].note["truth"] is not None for item in boxed))
         return self.result(
             _judge(parts),
             measures={name: measure for name, measure in measures.items() if measure.n},
             items={
-                "box not on what the reasoning names": ids(item for item in holding if named[item.sample.id] < 1),
+                "box not on what the reasoning names": ids(item for item, value in held if value < 1),
                 "same answer with the box hidden": ids(item for item in hidden if not _changed(HIDDEN)(item)),
                 "another answer with a region elsewhere hidden": ids(filter(_changed(ELSEWHERE), other)),
                 "box does not follow the mirrored image": ids(item for item in turned if _moved(item) < 1),
@@ -166,16 +163,9 @@ def mirrored(boxes: Sequence[Edges]) -> list[Edges]:
 
 def _slices(box: Edges, size: Size) -> tuple[slice, slice]:
     """Rows and columns of the pixels of a box, at least one of each."""
-    (left, right), (top, bottom) = (
-        (min(round(low * length), length - 1), round(high * length))
-        for low, high, length in ((box[0], box[2], size[0]), (box[1], box[3], size[1]))
-    )
+    left, top, right, bottom = np.multiply(box, [*size, *size]).round().astype(int).tolist()
+    left, top = min(left, size[0] - 1), min(top, size[1] - 1)
     return slice(top, max(bottom, top + 1)), slice(left, max(right, left + 1))
-
-
-def _truth(item: AuditedItem) -> list[tuple[str, Edges]] | None:
-    truth: list[tuple[str, Edges]] | None = item.answers[HIDDEN].note["truth"]
-    return truth
 
 
 def _hits(boxes: Sequence[Edges], targets: Sequence[Edges]) -> int:
@@ -190,7 +180,7 @@ def _held(item: AuditedItem, labels: Set[str]) -> float | None:
         item: An item with a box.
         labels: All labels of true boxes.
     """
-    truth = _truth(item)
+    truth = item.answers[HIDDEN].note["truth"]
     named = set() if truth is None else affirmed_labels(item.reasoning(), item.sample.options, labels)
     boxes, targets = item.answers[HIDDEN].note["boxes"], [edges for label, edges in truth or () if label in named]
     return _hits(boxes, targets) / len(boxes) if named else None
@@ -224,14 +214,15 @@ def _probability_drop(items: Sequence[AuditedItem]) -> Measure:
         scored = [
             item.answers[name].probabilities for name in (LETTER_ELSEWHERE, LETTER_HIDDEN) if name in item.answers
         ]
-        if len(scored) == 2 and all(scored):
-            index = item.sample.options.index(item.real.option or "")
-            drops.append(float(np.subtract(*(row[index] for row in scored if row))))
+        index = item.sample.options.index(item.real.option or "")
+        shares = [row[index] for row in scored if row]
+        if len(shares) == 2:
+            drops.append(shares[0] - shares[1])
             clusters.append(item.cluster)
     if not drops:
         return UNMEASURED
     values = np.array(drops)
-    [ends] = intervals(lambda index: [float(values[index].mean())], clusters)
+    [ends] = intervals(lambda rows: [float(values[rows].mean())], clusters)
     about = "probability of the answer without reasoning: with a region elsewhere hidden, minus with the box hidden"
     return Measure(value=float(values.mean()), n=len(drops), ci95=ends, unit="difference", about=about)
 
