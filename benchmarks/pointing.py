@@ -73,7 +73,9 @@ class PointingEyes:
         self._small = np.stack([pixels[::4, ::4] for pixels, _ in self._known])
 
     def see(self, images: Sequence[Image.Image]) -> Sight:
-        """What is seen in the first image."""
+        """What is seen in the first image; nothing without an image."""
+        if not images:
+            return Sight()
         pixels = np.asarray(images[0].convert("L"))
         same = (self._small == pixels[::4, ::4]).mean(axis=(1, 2))
         known, sight = self._known[int(same.argmax())]
@@ -105,7 +107,7 @@ class Pointer(Oracle):
     def _answer(self, variant: Variant) -> VariantAnswer:
         # Not super(): slots make a new class.
         answer = Oracle._answer(self, variant)
-        box = None if variant.letter_only else self.box(variant)
+        box = None if variant.letter_only or not variant.images else self.box(variant)
         if box is None:
             return answer
         before, tag, after = answer.text.rpartition(ANSWER_TAG)
