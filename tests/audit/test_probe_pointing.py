@@ -184,7 +184,7 @@ def many(n=80, **changes):
             [pointed(n, seed=n, hidden="A" if n % 8 else "B") for n in range(80)],
             "warn",
             ("warn", "pass", "pass"),
-            "are not shown to be its evidence",
+            "Its boxes may not show its evidence: ",
         ),
         (many(boxes=()), "pass", ("pass", "not run", "pass"), "The true boxes are unknown."),
         (many(real=said(named="lesion")), "pass", ("pass", "not run", "pass"), "Only 0 answers measure which of"),

@@ -9,10 +9,10 @@ from typing import Any
 from medvlm_r1.data.images import ImageNote
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import RESEARCH_USE
-from medvlm_r1.evaluation.score import read_as_asked
 from medvlm_r1.models.generate import Generation
 from medvlm_r1.models.shown import BoxFrame
-from medvlm_r1.prompts.boxes import Edges, parse_boxes
+from medvlm_r1.prompts.boxes import Edges, parse_boxes, without_boxes
+from medvlm_r1.prompts.parser import is_well_formed, parse_response
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,6 @@ def read_answer(
     options: Sequence[str],
     images: Sequence[ImageNote] = (),
     probabilities: Sequence[float] | None = None,
-    template: str = "medvlm-r1",
     frame: BoxFrame | None = None,
 ) -> Answer:
     """Parse a completion into an answer.
@@ -101,10 +100,9 @@ def read_answer(
         options: The offered options, in letter order.
         images: Notes of the images shown to the model.
         probabilities: Probability of each option; None if unknown.
-        template: Name of the prompt template. If it asks for boxes, a well-formed text may have some.
-        frame: Coordinates of the boxes; None if the template asks for none.
+        frame: Coordinates of the boxes, which a well-formed text may then have; None if the template asks for none.
     """
-    response = read_as_asked(generation.text, options, template if frame else "medvlm-r1")
+    response = parse_response(generation.text, options)
     offered = dict(zip(LETTERS, options, strict=False))
     confidence: dict[str, float] | None = None
     if probabilities is not None:
@@ -120,7 +118,7 @@ def read_answer(
         reasoning=response.reasoning,
         text=generation.text,
         confidence=confidence,
-        well_formed=response.well_formed,
+        well_formed=is_well_formed(without_boxes(generation.text) if frame else generation.text),
         boxes=tuple(frame.boxes(generation.text)) if frame else (),
         malformed_boxes=parse_boxes(generation.text, frame.shown_size).malformed if frame else 0,
         truncated=generation.truncated,

@@ -208,7 +208,6 @@ class MedVLM:
                 question.options,
                 [picture.note for picture in question.pictures],
                 probabilities.get(row),
-                question.template,
                 self.frame(question),
             )
             for row, (question, generation) in enumerate(zip(prepared, generations, strict=True))

@@ -69,8 +69,7 @@ class PointingProbe(Probe):
         other = hide(image, regions)
         made.append(probe_input.variant(ELSEWHERE, images=(other,), note={"boxes": regions}))
         if response := split_response(real.text):
-            prefix = response.with_answer_opened()
-            forced: dict[str, Any] = {"prefix": prefix, "letter_only": True}
+            forced: dict[str, Any] = {"prefix": response.with_answer_opened(), "letter_only": True}
             made.append(probe_input.variant(LETTER_HIDDEN, images=(hidden,), note={"where": "box"}, **forced))
             made.append(probe_input.variant(LETTER_ELSEWHERE, images=(other,), note={"where": "region"}, **forced))
         return made
@@ -88,14 +87,13 @@ class PointingProbe(Probe):
         labels = {label for item in boxed for label, _ in item.answers[HIDDEN].note["truth"] or ()}
         held = [(item, value) for item in boxed if (value := _held(item, labels)) is not None]
         empty, unparsed_ids = unparsed(boxed, (HIDDEN, ELSEWHERE))
-        on_named = "boxes centered in a true box of what the reasoning names"
-        elsewhere_about = "another answer with an equal region elsewhere hidden"
+        centered, another = "boxes centered in a true box of what the reasoning names", "another answer with {} hidden"
         measures = {
             "pointed": share_of(items, lambda item: HIDDEN in item.answers, "answers with a box to check"),
-            "held": share([(value, item.cluster) for item, value in held], on_named),
+            "held": share([(value, item.cluster) for item, value in held], centered),
             "evidence": _evidence(compared),
-            "changed_hidden": share_of(hidden, _changed(HIDDEN), "another answer with the box hidden"),
-            "changed_elsewhere": share_of(other, _changed(ELSEWHERE), elsewhere_about),
+            "changed_hidden": share_of(hidden, _changed(HIDDEN), another.format("the box")),
+            "changed_elsewhere": share_of(other, _changed(ELSEWHERE), another.format("a region elsewhere")),
             "probability_drop": _probability_drop(compared),
             "moved": share_of(turned, _moved, "boxes that follow the mirrored image, of those not on the midline"),
             "unparsed": empty,
@@ -114,8 +112,7 @@ class PointingProbe(Probe):
             detail={"parts": {name: level for name, (level, _) in parts.items()}},
             thresholds={
                 "evidence": f"pass from {EVIDENCE} at the lower end, fail below it at the upper end",
-                "held, moved": f"pass from {HELD} at the lower end, fail below it at the upper end; left out below"
-                f" {FEWEST} boxes",
+                "held, moved": f"the same from {HELD}; left out below {FEWEST} answers",
                 **NO_VERDICT,
             },
         )
@@ -201,30 +198,31 @@ def _evidence(items: Sequence[AuditedItem]) -> Measure:
     """Share of answers that change with the box hidden, minus the share with an equal region elsewhere hidden."""
     if not items:
         return UNMEASURED
-    changed = [[_changed(name)(item) for item in items] for name in (ELSEWHERE, HIDDEN)]
-    value, low, high = paired_difference(changed[0], changed[1], [item.cluster for item in items])
+    other, hidden = (list(map(_changed(name), items)) for name in (ELSEWHERE, HIDDEN))
+    value, low, high = paired_difference(other, hidden, [item.cluster for item in items])
     about = "answers that change with the box hidden, minus those with an equal region elsewhere hidden"
     return Measure(value=value, n=len(items), ci95=(low, high), unit="difference", about=about)
 
 
+def _probability(item: AuditedItem, name: str) -> float:
+    """Probability of the original answer in a variant; 0 if it was not measured."""
+    answer = item.answers.get(name)
+    return (
+        answer.probabilities[item.sample.options.index(item.real.option or "")]
+        if answer and answer.probabilities
+        else 0
+    )
+
+
 def _probability_drop(items: Sequence[AuditedItem]) -> Measure:
     """How much more probability the answer loses with the box hidden than with an equal region elsewhere hidden."""
-    drops, clusters = [], []
-    for item in items:
-        scored = [
-            item.answers[name].probabilities for name in (LETTER_ELSEWHERE, LETTER_HIDDEN) if name in item.answers
-        ]
-        index = item.sample.options.index(item.real.option or "")
-        shares = [row[index] for row in scored if row]
-        if len(shares) == 2:
-            drops.append(shares[0] - shares[1])
-            clusters.append(item.cluster)
-    if not drops:
+    both = [item for item in items if all(_probability(item, name) for name in (LETTER_ELSEWHERE, LETTER_HIDDEN))]
+    if not both:
         return UNMEASURED
-    values = np.array(drops)
-    [ends] = intervals(lambda rows: [float(values[rows].mean())], clusters)
+    drops = np.array([_probability(item, LETTER_ELSEWHERE) - _probability(item, LETTER_HIDDEN) for item in both])
+    [ends] = intervals(lambda rows: [float(drops[rows].mean())], [item.cluster for item in both])
     about = "probability of the answer without reasoning: with a region elsewhere hidden, minus with the box hidden"
-    return Measure(value=float(values.mean()), n=len(drops), ci95=ends, unit="difference", about=about)
+    return Measure(value=float(drops.mean()), n=len(drops), ci95=ends, unit="difference", about=about)
 
 
 def _parts(measures: Mapping[str, Measure], *, known: bool) -> dict[str, Judged]:
@@ -234,29 +232,26 @@ def _parts(measures: Mapping[str, Measure], *, known: bool) -> dict[str, Judged]
         low, high = measure.ends
         return "fail" if high < threshold else "pass" if low >= threshold else "warn", sentence
 
-    evidence, held, moved = (measures[name] for name in ("evidence", "held", "moved"))
+    evidence = measures["evidence"]
     changed, other = (measures[f"changed_{name}"].value for name in (HIDDEN, ELSEWHERE))
     low, high = (f"{100 * end:.0f}" for end in evidence.ci95 or (0, 0))
     room = "answers with a box and room for an equal region elsewhere"
-    parts = {
-        "evidence": no_verdict(measures["unparsed"], "no verdict on the boxes", evidence.n, room)
-        or judged(
-            evidence,
-            EVIDENCE,
-            f"{changed:.0%} of the answers change with the box hidden, {other:.0%} with an equal region elsewhere "
-            f"({100 * evidence.value:.0f} points [{low}, {high}]).",
-        ),
-        "held": ("not run", "The true boxes are unknown."),
-    }
-    for name, measure, threshold, text in (
-        ("held", held, HELD, "of the boxes are on what the reasoning names"),
-        ("moved", moved, MOVED, "of the boxes off the midline follow the mirrored image"),
+    sentence = (
+        f"{changed:.0%} of the answers change with the box hidden, {other:.0%} with an equal region elsewhere "
+        f"({100 * evidence.value:.0f} points [{low}, {high}])."
+    )
+    unclear = no_verdict(measures["unparsed"], "no verdict on the boxes", evidence.n, room)
+    parts = {"evidence": unclear or judged(evidence, EVIDENCE, sentence)}
+    for name, threshold, text in (
+        ("held", HELD, "of the boxes are on what the reasoning names"),
+        ("moved", MOVED, "of the boxes off the midline follow the mirrored image"),
     ):
+        measure = measures[name]
+        parts[name] = "not run", f"Only {measure.n} answers measure which {text}."
         if measure.n >= FEWEST:
-            sentence = f"{measure.value:.0%} {measure.interval()} {text}."
-            parts[name] = judged(measure, threshold, sentence)
-        elif known or name == "moved":
-            parts[name] = "not run", f"Only {measure.n} answers measure which {text}."
+            parts[name] = judged(measure, threshold, f"{measure.value:.0%} {measure.interval()} {text}.")
+        elif name == "held" and not known:
+            parts[name] = "not run", "The true boxes are unknown."
     return parts
 
 
@@ -264,9 +259,6 @@ def _judge(parts: Mapping[str, Judged]) -> Judged:
     """Joint verdict and sentence. The true boxes and the mirrored image count only if they were measured."""
     counted = [level for name, (level, _) in parts.items() if name == "evidence" or level != "not run"]
     worst = max(counted, key=_GRAVITY.index)
-    beginning = {
-        "fail": "Its boxes do not show its evidence: ",
-        "pass": "Its boxes show its evidence: ",
-        "warn": "Its boxes are not shown to be its evidence: ",
-    }.get(worst, "")
-    return worst, beginning + " ".join(sentence for _, sentence in parts.values())
+    beginning = {"fail": "Its boxes do not show", "pass": "Its boxes show", "warn": "Its boxes may not show"}.get(worst)
+    sentences = " ".join(sentence for _, sentence in parts.values())
+    return worst, f"{beginning} its evidence: {sentences}" if beginning else sentences
