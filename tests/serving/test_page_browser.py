@@ -277,7 +277,7 @@ def test_boxes_are_drawn_over_the_image_while_streamed_and_when_saved(
         return tuple(edge / image[("width", "height")[axis % 2]] for axis, edge in enumerate(edges))
 
     assert drawn("#answer") == pytest.approx((0.25, 0.5, 0.25, 0.25), abs=0.02)
-    assert page.inner_text("#answer .box-legend") == "the model’s box"
+    assert page.inner_text("#answer .box-legend").strip() == "the model’s box"
     assert page.inner_text("#answer .reasoning") == "A nodule."
     assert "Malformed boxes are not shown." in page.inner_text("#answer")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
