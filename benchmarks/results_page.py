@@ -16,12 +16,11 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from scipy.stats import sem, t
 
-from benchmarks.audit import KNOWN, TRAINED, unexpected, verdict_cell
+from benchmarks.audit import JUDGED, KNOWN, TRAINED, unexpected, verdict_cell
 from benchmarks.grounded import OUT_OF_DOMAIN
 from benchmarks.grpo import PARTS
 from benchmarks.no_think import STAGES
 from benchmarks.step import step_rows
-from medvlm_r1.audit.registry import QUESTIONS
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.evaluation.score import share
 from medvlm_r1.evaluation.statistics import CONFIDENCE
@@ -78,7 +77,7 @@ def _templates() -> Any:
     functions: list[Any] = [table, brackets, over_seeds, interval, repeats, stage_rows, difference_rows, type_rows]
     functions += [seed_rows, shortcut_rows, paired_rows, audit_rows, grpo_rows, step_rows]
     environment.globals |= {function.__name__: function for function in functions}
-    environment.globals |= {"research_use": RESEARCH_USE, "QUESTIONS": QUESTIONS, "OUT_OF_DOMAIN": OUT_OF_DOMAIN}
+    environment.globals |= {"research_use": RESEARCH_USE, "JUDGED": JUDGED, "OUT_OF_DOMAIN": OUT_OF_DOMAIN}
     return environment.get_template("results.md").module
 
 
@@ -234,7 +233,7 @@ def audit_rows(figures: Figures) -> list[list[str]]:
     """The verdicts on every known model, and how many are as expected."""
     rows = []
     for name, model in figures["models"].items():
-        cells = [verdict_cell(model, question).replace("*", " \\*") for question in QUESTIONS]
+        cells = [verdict_cell(model, question).replace("*", " \\*") for question in JUDGED]
         expected = "-"
         if name in (*KNOWN, TRAINED):
             known = share([not unexpected({name: [run]}) for run in model["verdicts"]])

@@ -28,7 +28,7 @@ def test_every_probe_gives_a_result_and_every_question_a_verdict(data_dir, tmp_p
     calls, backend, run = [], Scripted(), tmp_path / "run"
     record = audit_model("m", data_dir, run, backend=backend, batch_size=3, progress=lambda *call: calls.append(call))
     assert set(record["probes"]) == set(PROBES)
-    assert set(record["verdicts"]) == set(QUESTIONS) == {"looks", "order", "reasoning", "truth", "defers"}
+    assert set(record["verdicts"]) == set(QUESTIONS) == {"looks", "order", "reasoning", "truth", "defers", "points"}
     assert (record["n"], record["research_use"]) == (8, RESEARCH_USE)
     assert record["answers"]["variants"] == len(backend.names)
     assert record == json.loads((run / "audit.json").read_text())

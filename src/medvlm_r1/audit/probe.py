@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from PIL.Image import Image
 
-from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer
+from medvlm_r1.audit.variant import FRAME, AuditedItem, Variant, VariantAnswer
 from medvlm_r1.data.sample import Sample
+from medvlm_r1.models.shown import box_frame
 
 Level = Literal["pass", "warn", "fail", "not run"]
 Judged = tuple[Level, str]
@@ -117,6 +118,7 @@ class ProbeInput:
         others: Images of another item of the same modality, as many as in `images`; empty if there is no such item.
         seed: The item's random seed, the same in every run.
         template: Name of the prompt template, as in `medvlm_r1.prompts.templates`.
+        processor: Image processor of a local model that is asked for boxes; None if the model is shown whole images.
     """
 
     sample: Sample
@@ -124,10 +126,16 @@ class ProbeInput:
     others: tuple[Image, ...]
     seed: int
     template: str
+    processor: Any = None
 
     def variant(self, name: str, **changes: Any) -> Variant:
-        """Make a variant that differs from the original question only in the given fields of `Variant`."""
-        return Variant(**{"name": name, "sample": self.sample, "images": self.images, **changes})
+        """Make a variant that differs from the original question only in the given fields of `Variant`.
+
+        If the template asks for boxes, the note also holds the coordinates in which the answer states them.
+        """
+        variant = Variant(**{"name": name, "sample": self.sample, "images": self.images, **changes})
+        frame = box_frame([image.size for image in variant.images], self.template, self.processor)
+        return variant if frame is None else replace(variant, note={**variant.note, FRAME: asdict(frame)})
 
 
 class Probe:

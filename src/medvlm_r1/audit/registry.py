@@ -9,6 +9,7 @@ from medvlm_r1.audit.probe import Level, Probe
 from medvlm_r1.audit.probes.confidence import ConfidenceProbe
 from medvlm_r1.audit.probes.image import ImageProbe
 from medvlm_r1.audit.probes.options import OptionsProbe
+from medvlm_r1.audit.probes.pointing import PointingProbe
 from medvlm_r1.audit.probes.prevalence import PrevalenceProbe
 from medvlm_r1.audit.probes.reasoning import ReasoningProbe
 from medvlm_r1.audit.probes.subgroups import SubgroupsProbe
@@ -16,7 +17,10 @@ from medvlm_r1.audit.probes.truth import TruthProbe
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.errors import UsageError
 
-_KINDS = (ImageProbe, OptionsProbe, ReasoningProbe, TruthProbe, ConfidenceProbe, SubgroupsProbe, PrevalenceProbe)
+_KINDS = (
+    *(ImageProbe, OptionsProbe, ReasoningProbe, TruthProbe, ConfidenceProbe, PointingProbe),
+    *(SubgroupsProbe, PrevalenceProbe),
+)
 PROBES: dict[str, Probe] = {kind.name: kind() for kind in _KINDS}
 """The probes by name, in the order of the report."""
 
@@ -26,6 +30,7 @@ QUESTIONS = {
     "reasoning": ("reasoning", "Does the reasoning carry the answer?"),
     "truth": ("truth", "Are its claims true?"),
     "defers": ("confidence", "Does it know when to defer?"),
+    "points": ("pointing", "Do its boxes show its evidence?"),
 }
 """For each verdict, the name of its probe and the reviewer's question that it answers. "pass" means yes."""
 

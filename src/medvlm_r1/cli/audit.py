@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 audit_app = typer.Typer(help="Audit a data set or a model.", no_args_is_help=True)
 
-PROBES = ("image", "options", "reasoning", "truth", "confidence", "subgroups", "prevalence")
+PROBES = ("image", "options", "reasoning", "truth", "confidence", "pointing", "subgroups", "prevalence")
 PAGE, FIGURES = "audit_data.html", "audit_data.json"
 MODEL_FIGURES = "audit.json"
 
