@@ -26,6 +26,7 @@ from medvlm_r1.audit.registry import PROBES, QUESTIONS
 from medvlm_r1.audit.runner import ITEMS_AT_ONCE, judged
 from medvlm_r1.audit.variant import AuditBackend
 from medvlm_r1.cli.options import Json, folder_to_write, print_result
+from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import RESEARCH_USE, UsageError
 from medvlm_r1.phantom.benchmark import DEFAULT_N, draw_questions, to_sample, write_benchmark
 from medvlm_r1.phantom.scene import MODALITIES, render
@@ -143,11 +144,15 @@ def phantom_items(items: int, seed: int, *, giveaway: bool = False) -> tuple[lis
         for number, question in enumerate(questions[:n]):
             samples.append(to_sample(question, "test", number, giveaway=giveaway))
             images.append(Image.fromarray(render(question.scene)).convert("RGB"))
-    inputs = [
-        probe_input(sample, [image], [] if partner is None else [images[partner]], TEMPLATE)
+    return probe_inputs(samples, images, TEMPLATE), Eyes(samples, images)
+
+
+def probe_inputs(samples: Sequence[Sample], images: Sequence[Image.Image], template: str) -> list[ProbeInput]:
+    """The samples as probe inputs, each with its image and that of its partner."""
+    return [
+        probe_input(sample, [image], [] if partner is None else [images[partner]], template)
         for sample, image, partner in zip(samples, images, partners(samples), strict=True)
     ]
-    return inputs, Eyes(samples, images)
 
 
 def text_only_model(

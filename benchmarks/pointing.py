@@ -14,9 +14,10 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from benchmarks.audit import probe_inputs
 from benchmarks.command import run as run_command
 from benchmarks.known_models import DIM, SAME_PIXELS, Oracle, imagined, number_of, sure
-from medvlm_r1.audit.collect import Answers, audited, collect_responses, even_parts, probe_inputs
+from medvlm_r1.audit.collect import Answers, audited, collect_responses, even_parts
 from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.probes.pointing import PointingProbe, mirrored
 from medvlm_r1.audit.runner import judged
@@ -227,7 +228,7 @@ def pointing_items(items: int, seed: int) -> tuple[list[ProbeInput], PointingEye
             samples.append(replace(to_sample(question, "test", number), boxes=boxes))
             scenes.append(question.scene)
             images.append(Image.fromarray(render(question.scene)).convert("RGB"))
-    return probe_inputs(samples, [(image,) for image in images], TEMPLATE), PointingEyes(samples, scenes, images)
+    return probe_inputs(samples, images, TEMPLATE), PointingEyes(samples, scenes, images)
 
 
 def unexpected(models: Mapping[str, Any]) -> list[str]:

@@ -233,12 +233,12 @@ def _parts(measures: Mapping[str, Measure], *, known: bool) -> dict[str, Judged]
         return "fail" if high < threshold else "pass" if low >= threshold else "warn", sentence
 
     evidence = measures["evidence"]
-    changed, other = (measures[f"changed_{name}"].value for name in (HIDDEN, ELSEWHERE))
+    changed, other = (measures[f"changed_{name}"].percent for name in (HIDDEN, ELSEWHERE))
     low, high = (f"{100 * end:.0f}" for end in evidence.ci95 or (0, 0))
     room = "answers with a box and room for an equal region elsewhere"
     sentence = (
-        f"{changed:.0%} of the answers change with the box hidden, {other:.0%} with an equal region elsewhere "
-        f"({100 * evidence.value:.0f} points [{low}, {high}])."
+        f"{changed} of the answers change with the box hidden, {other} with an equal region elsewhere. The difference "
+        f"is {100 * evidence.value:.0f} points ({low} to {high})."
     )
     unclear = no_verdict(measures["unparsed"], "no verdict on the boxes", evidence.n, room)
     parts = {"evidence": unclear or judged(evidence, EVIDENCE, sentence)}
@@ -249,7 +249,7 @@ def _parts(measures: Mapping[str, Measure], *, known: bool) -> dict[str, Judged]
         measure = measures[name]
         parts[name] = "not run", f"Only {measure.n} answers measure which {text}."
         if measure.n >= FEWEST:
-            parts[name] = judged(measure, threshold, f"{measure.value:.0%} {measure.interval()} {text}.")
+            parts[name] = judged(measure, threshold, f"{measure.span} {text}.")
         elif name == "held" and not known:
             parts[name] = "not run", "The true boxes are unknown."
     return parts
