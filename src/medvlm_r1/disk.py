@@ -1,7 +1,5 @@
 """Atomic file writes, exclusive folder locks, and messages for disk errors."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

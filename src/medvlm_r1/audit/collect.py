@@ -1,7 +1,5 @@
 """Collect the answers to the variants of items: select the variants and their order. This module accesses no files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 

@@ -5,8 +5,6 @@ Every probe defines the variants of an item that it needs. The variants of all p
 answers.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

@@ -5,8 +5,6 @@ the left. Image tokens are never sampled (see `medvlm_r1.models.load.vision_toke
 checkpoint (for Qwen2-VL: top_p 0.001, temperature 0.01) are ignored.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Question and answer types of `MedVLM`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any

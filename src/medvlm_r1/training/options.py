@@ -3,8 +3,6 @@
 TRL's configuration classes are plain dataclasses that accept any value, so types are checked here.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import reprlib
