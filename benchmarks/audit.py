@@ -18,19 +18,22 @@ from PIL import Image
 from benchmarks.cold_start import cold_start
 from benchmarks.command import run as run_command
 from benchmarks.grounded import exchange, shuffled
-from benchmarks.known_models import AlwaysB, AnswersFirst, Eyes, FollowsCues, IgnoresImage, Oracle
+from benchmarks.known_models import AlwaysB, AnswersFirst, Eyes, FollowsCues, IgnoresImage, Oracle, RestatesChoice
 from medvlm_r1.audit.backends import open_audit_backend
-from medvlm_r1.audit.collect import Answers, audited, collect_responses, even_parts, probe_inputs
+from medvlm_r1.audit.collect import Answers, audited, collect_responses, even_parts, partners, probe_input
 from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
 from medvlm_r1.audit.runner import ITEMS_AT_ONCE, judged
 from medvlm_r1.audit.variant import AuditBackend
 from medvlm_r1.cli.options import Json, folder_to_write, print_result
+from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import RESEARCH_USE, UsageError
 from medvlm_r1.phantom.benchmark import DEFAULT_N, draw_questions, to_sample, write_benchmark
 from medvlm_r1.phantom.scene import MODALITIES, render
 
 TEMPLATE = "medvlm-r1"
+JUDGED = [question for question in QUESTIONS if question != "points"]
+"""Verdicts of these models. The template does not ask for boxes, so `benchmarks.pointing` validates the others."""
 TRAINED = "a-trained"
 _BATCH = 30
 """Items per batch of a scripted model: the images of their variants are in memory together, about 1 MB per item."""
@@ -56,6 +59,7 @@ KNOWN: dict[str, Known] = {
     "b": Known(AnswersFirst, "answers first, makes up the reasoning", "reasoning"),
     "c": Known(AlwaysB, "always says B", "order"),
     "d": Known(FollowsCues, "follows cues", "reasoning"),
+    "g": Known(RestatesChoice, "answers by its last sentence alone", "reasoning"),
     "f": Known(Oracle, "tells the truth", None),
 }
 
@@ -140,7 +144,15 @@ def phantom_items(items: int, seed: int, *, giveaway: bool = False) -> tuple[lis
         for number, question in enumerate(questions[:n]):
             samples.append(to_sample(question, "test", number, giveaway=giveaway))
             images.append(Image.fromarray(render(question.scene)).convert("RGB"))
-    return probe_inputs(samples, [(image,) for image in images], TEMPLATE), Eyes(samples, images)
+    return probe_inputs(samples, images, TEMPLATE), Eyes(samples, images)
+
+
+def probe_inputs(samples: Sequence[Sample], images: Sequence[Image.Image], template: str) -> list[ProbeInput]:
+    """The samples as probe inputs, each with its image and that of its partner."""
+    return [
+        probe_input(sample, [image], [] if partner is None else [images[partner]], template)
+        for sample, image, partner in zip(samples, images, partners(samples), strict=True)
+    ]
 
 
 def text_only_model(
@@ -175,7 +187,7 @@ def unexpected(verdicts: Mapping[str, Sequence[Mapping[str, str]]]) -> list[str]
     for name, runs in verdicts.items():
         fails = KNOWN["a" if name == TRAINED else name].fails
         for seed, run in enumerate(runs):
-            for question in QUESTIONS if fails is None else (fails,):
+            for question in JUDGED if fails is None else (fails,):
                 wanted = "pass" if fails is None else "fail"
                 if run[question] != wanted:
                     wrong.append(f"model {name}, seed {seed}: {question} is {run[question]!r}, wanted {wanted!r}")
@@ -196,10 +208,10 @@ def audit_lines(results: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{results['items']} PhantomVQA questions per seed{' (with giveaway options)' if results['giveaway'] else ''}, "
         f"{results['seeds']} seeds",
-        f"{'model':<{width}}" + "".join(f"{question:<18}" for question in QUESTIONS),
+        f"{'model':<{width}}" + "".join(f"{question:<18}" for question in JUDGED),
     ]
     for name, model in rows.items():
-        cells = (f"{verdict_cell(model, question):<18}" for question in QUESTIONS)
+        cells = (f"{verdict_cell(model, question):<18}" for question in JUDGED)
         lines.append(f"{name:<{width}}{''.join(cells)}".rstrip())
     return [
         *lines,

@@ -25,7 +25,7 @@ from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
 from medvlm_r1.phantom.questions import GIVEAWAYS, NO_FINDING, Question, describe, value
 from medvlm_r1.phantom.scene import REGIONS, Scene
 from medvlm_r1.prompts.assistant_response import split_sentences
-from medvlm_r1.prompts.conclusion import concluded_letter
+from medvlm_r1.prompts.conclusion import concluded_letter, states_choice
 
 SURE = 0.97
 """Probability of the concluded option."""
@@ -58,7 +58,7 @@ class Eyes:
     """
 
     def __init__(self, samples: Sequence[Sample], images: Sequence[Image], dim: float = DIM) -> None:
-        self._scenes = [None if _number(f"dim|{sample.id}") < dim * 2**48 else scene_of(sample) for sample in samples]
+        self._scenes = [None if number_of(f"dim|{sample.id}") < dim * 2**48 else scene_of(sample) for sample in samples]
         self._images = list(images)
         self._index = {_digest(image): index for index, image in enumerate(images)}
         self._pixels = np.stack([_pixels(image) for image in images])
@@ -151,7 +151,7 @@ class IgnoresImage(Oracle):
         sample = variant.sample
         attribute = str(sample.truth["asks"])
         favored = [option for option in sample.options if option in GIVEAWAYS[sample.modality].get(attribute, ())]
-        return imagined(made_up(sample), attribute, min(favored or sample.options, key=_number))
+        return imagined(made_up(sample), attribute, min(favored or sample.options, key=number_of))
 
 
 class AnswersFirst(Oracle):
@@ -171,6 +171,19 @@ class AnswersFirst(Oracle):
         scene, options = self.belief(variant), variant.sample.options
         seen = None if scene is None else value(scene, str(variant.sample.truth["asks"]))
         return sure(len(options), options.index(seen)) if seen in options else guess(variant)
+
+
+class RestatesChoice(AnswersFirst):
+    """(g) Decides by the image where it weighs the options, and copies that; the made-up description plays no part."""
+
+    __slots__ = ()
+
+    def probabilities(self, variant: Variant, reasoning: str) -> tuple[float, ...]:
+        """The option judged "yes" in the reasoning; a guess before that."""
+        options = variant.sample.options
+        choosing = [sentence for sentence in split_sentences(reasoning) if states_choice(sentence, options)]
+        letter = concluded_letter(choosing[-1], options) if choosing else None
+        return guess(variant) if letter is None else sure(len(options), LETTERS.index(letter))
 
 
 class AlwaysB(Oracle):
@@ -226,7 +239,7 @@ def imagined(scene: Scene, attribute: str, wanted: str) -> Scene:
 
 def made_up(sample: Sample) -> Scene:
     """A scene of the sample's modality, unrelated to its image; the same for the same sample."""
-    rng = np.random.default_rng(_number(sample.id))
+    rng = np.random.default_rng(number_of(sample.id))
     plane = "frontal" if sample.modality == "X-ray" else "axial"
     technique = {"MRI": "T1-weighted", "CT": "soft-tissue window"}.get(sample.modality, plane)
     region, finding, side, size = (str(rng.choice(values)) for values in (REGIONS, KINDS, SIDES, SIZES))
@@ -242,7 +255,7 @@ def sure(n_options: int, index: int) -> tuple[float, ...]:
 def guess(variant: Variant) -> tuple[float, ...]:
     """Spread probabilities that prefer one text by item and seed, at any position."""
     sample = variant.sample
-    weights = [1 + SPREAD * _number(f"{sample.id}|{option}|{variant.seed}") / 2**48 for option in sample.options]
+    weights = [1 + SPREAD * number_of(f"{sample.id}|{option}|{variant.seed}") / 2**48 for option in sample.options]
     return tuple(weight / sum(weights) for weight in weights)
 
 
@@ -253,7 +266,7 @@ def _begun(prefix: str) -> tuple[str, bool]:
     return reasoning.strip(), bool(closing) or body != prefix
 
 
-def _number(text: str) -> int:
+def number_of(text: str) -> int:
     """A 48-bit hash of a text, the same on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])
 

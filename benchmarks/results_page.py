@@ -12,17 +12,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from scipy.stats import sem, t
 
-from benchmarks.audit import KNOWN, TRAINED, unexpected, verdict_cell
+from benchmarks.audit import JUDGED, KNOWN, TRAINED, unexpected, verdict_cell
 from benchmarks.grounded import OUT_OF_DOMAIN
 from benchmarks.grpo import PARTS
 from benchmarks.no_think import STAGES
 from benchmarks.step import step_rows
-from medvlm_r1.audit.registry import QUESTIONS
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.evaluation.score import share
-from medvlm_r1.evaluation.statistics import t_interval
+from medvlm_r1.evaluation.statistics import CONFIDENCE
 
 TITLES = {
     "demo": "PhantomVQA: zero-shot, SFT and GRPO, with and without thinking",
@@ -76,7 +77,7 @@ def _templates() -> Any:
     functions: list[Any] = [table, brackets, over_seeds, interval, repeats, stage_rows, difference_rows, type_rows]
     functions += [seed_rows, shortcut_rows, paired_rows, audit_rows, grpo_rows, step_rows]
     environment.globals |= {function.__name__: function for function in functions}
-    environment.globals |= {"research_use": RESEARCH_USE, "QUESTIONS": QUESTIONS, "OUT_OF_DOMAIN": OUT_OF_DOMAIN}
+    environment.globals |= {"research_use": RESEARCH_USE, "JUDGED": JUDGED, "OUT_OF_DOMAIN": OUT_OF_DOMAIN}
     return environment.get_template("results.md").module
 
 
@@ -107,6 +108,15 @@ def over_seeds(values: Sequence[float], form: str = ".1f", *, limits: tuple[floa
     if limits is not None:
         low, high = max(low, limits[0]), min(high, limits[1])
     return f"{mean} {brackets((low, high), form)}"
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % Student's t interval of the mean of at least two independent values, such as one per seed."""
+    mean, error = float(np.mean(values)), float(sem(values))
+    if error == 0:
+        return mean, mean
+    low, high = t.interval(CONFIDENCE, len(values) - 1, mean, error)
+    return float(low), float(high)
 
 
 def interval(values: Sequence[float], form: str = ".2f") -> str:
@@ -223,7 +233,7 @@ def audit_rows(figures: Figures) -> list[list[str]]:
     """The verdicts on every known model, and how many are as expected."""
     rows = []
     for name, model in figures["models"].items():
-        cells = [verdict_cell(model, question).replace("*", " \\*") for question in QUESTIONS]
+        cells = [verdict_cell(model, question).replace("*", " \\*") for question in JUDGED]
         expected = "-"
         if name in (*KNOWN, TRAINED):
             known = share([not unexpected({name: [run]}) for run in model["verdicts"]])

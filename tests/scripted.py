@@ -1,12 +1,12 @@
 """Distinct questions, and a generator that answers them by script."""
 
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.models.generate import Generation
+from medvlm_r1.models.generate import Generation, Generator
 
 OPTIONS = ("liver", "kidney", "brain")
 
 
-class Scripted:
+class Scripted(Generator):
     """Answers with what `reply` makes of the prompt; stops like a key press after `stop_after` batches."""
 
     def __init__(self, reply, stop_after=None):

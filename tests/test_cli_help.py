@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from importlib.metadata import version
+from typing import get_args
 
 import pytest
 import typer
@@ -15,6 +16,7 @@ from medvlm_r1.cli import ask as cli_ask
 from medvlm_r1.cli import audit as cli_audit
 from medvlm_r1.cli import data as cli_data
 from medvlm_r1.cli import main as cli
+from medvlm_r1.cli import options as cli_options
 from medvlm_r1.cli.options import find_recipe
 
 ROOT = typer.main.get_command(cli.app)
@@ -67,10 +69,12 @@ def test_names_in_help_are_those_of_the_package():
     from medvlm_r1.data.images.windowing import parse_window
     from medvlm_r1.data.importing.registry import READERS
     from medvlm_r1.data.readers.own import OWN_READERS
+    from medvlm_r1.prompts.templates import TEMPLATES
 
     assert {*cli_data.PUBLIC, *cli_data.OWN} == set(READERS)
     assert set(cli_data.OWN) == set(OWN_READERS)
     assert tuple(PROBES) == cli_audit.PROBES
+    assert set(get_args(get_args(cli_options.Template)[0])) == set(TEMPLATES)
     for name in cli_ask.WINDOWS:
         parse_window(name)
 

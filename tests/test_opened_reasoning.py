@@ -132,7 +132,7 @@ def test_an_audit_cuts_the_reasoning_and_doubles_no_tag(folder, data_dir, tmp_pa
         items = audited(read_folder(data_dir), {name: item.answers for name, item in store.items.items()})
     for item in items:
         assert item.real.text == WHOLE
-        assert item.answers["early-0"].text.startswith(f"{OPENING}</think><answer>")
+        assert item.answers["cut-0"].text.startswith(f"{OPENING}</think><answer>")
         for answer in item.answers.values():
             assert answer.text.startswith(OPENING)
             assert answer.text.count("<think>") == 1

@@ -46,7 +46,7 @@ def audit_picture() -> str:
         parts += shown or [box(x, 40, _SIZE, _SIZE, fill="#fff")]
         parts.append(words(x, 40 + _SIZE + LINE, name, fill=PALE))
     written = answer.text.split("<think>")[-1].split("</think>")[0].strip()
-    cut = made["early-2"]
+    cut = made["cut-2"]
     mistake = made[MISTAKE]
     boxes = [
         ("The question", lettered(sample)),
@@ -54,7 +54,7 @@ def audit_picture() -> str:
         ("Wrong hint in the text", lettered(made[TEXT].sample)),
         ("The reasoning", written),
         (
-            f"Truncated after {cut.note['sentences']} of {cut.note['of']} sentences",
+            f"Description cut after {cut.note['sentences']} of {cut.note['of']} sentences",
             _inside(cut) + " ... then force the answer",
         ),
         ("One sentence made wrong", f"{mistake.note['before']}\nbecomes\n{mistake.note['after']}\n... then continue"),

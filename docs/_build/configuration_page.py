@@ -40,7 +40,7 @@ def _own() -> list[str]:
         "Change any key on the command line with `key=value`; the value is YAML:",
         block(_CHANGED, "console"),
         "Nothing is ignored. An unknown key is an error that names the nearest one. A value of a wrong type or out of "
-        "range is an error that names its key. So is a `report_to` whose package is not installed. The run folder's "
+        "range is an error that names its key. A `report_to` without its package is refused. The run folder's "
         "`config.yaml` contains the resolved configuration.",
         "## The run",
         table(

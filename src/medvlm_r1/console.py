@@ -1,7 +1,5 @@
 """Console output: tables, and progress as a bar on a terminal or as plain lines in a log."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator, Mapping

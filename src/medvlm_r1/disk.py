@@ -1,12 +1,10 @@
 """Atomic file writes, exclusive folder locks, and messages for disk errors."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -55,9 +53,14 @@ def sync_tree(folder: Path) -> None:
 def atomic_write(file: Path, text: str) -> None:
     """Write a text file atomically. Even after a crash, the file has either the old or the new content."""
     temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    sync(temporary)
-    temporary.replace(file)
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        sync(temporary)
+        temporary.replace(file)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
     sync(file.parent)
 
 

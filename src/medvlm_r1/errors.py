@@ -1,7 +1,5 @@
 """Errors that users can fix, checks for optional packages, and the research-use notice."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec

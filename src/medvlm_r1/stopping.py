@@ -1,7 +1,5 @@
 """SIGTERM handler for resumable work: stop at once with a message and exit code 0."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Iterator

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medvlm_r1.audit.dataset.audit import audit_data
-from medvlm_r1.audit.dataset.prior_source import find_prior_source
+from medvlm_r1.audit.dataset.audit import audit_data, find_prior_source
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.importing.registry import find_reader
 from medvlm_r1.data.sample import Sample

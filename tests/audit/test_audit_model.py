@@ -11,7 +11,7 @@ from audited import WELL, Scripted, item
 from audited import sample as question_of
 from medvlm_r1.audit.collect import audited
 from medvlm_r1.audit.local_backend import LocalAuditBackend
-from medvlm_r1.audit.registry import PROBES, QUESTIONS
+from medvlm_r1.audit.registry import FURTHER, PROBES, QUESTIONS, answer_word
 from medvlm_r1.audit.runner import ITEMS_AT_ONCE, REQUESTS, audit_model, judged
 from medvlm_r1.audit.store import AuditStore
 from medvlm_r1.audit.variant import REAL
@@ -28,7 +28,7 @@ def test_every_probe_gives_a_result_and_every_question_a_verdict(data_dir, tmp_p
     calls, backend, run = [], Scripted(), tmp_path / "run"
     record = audit_model("m", data_dir, run, backend=backend, batch_size=3, progress=lambda *call: calls.append(call))
     assert set(record["probes"]) == set(PROBES)
-    assert set(record["verdicts"]) == set(QUESTIONS) == {"looks", "order", "reasoning", "truth", "defers"}
+    assert set(record["verdicts"]) == set(QUESTIONS) == {"looks", "order", "reasoning", "truth", "defers", "points"}
     assert (record["n"], record["research_use"]) == (8, RESEARCH_USE)
     assert record["answers"]["variants"] == len(backend.names)
     assert record == json.loads((run / "audit.json").read_text())
@@ -44,6 +44,17 @@ def test_every_probe_gives_a_result_and_every_question_a_verdict(data_dir, tmp_p
     with AuditStore(run) as store:
         items = audited(read_folder(data_dir), {name: item.answers for name, item in store.items.items()})
     assert judged(items[::-1], PROBES) == judged(items, PROBES)
+
+
+def test_a_verdict_answers_its_question():
+    assert [answer_word(level, "") for level in ("pass", "warn", "fail")] == ["Yes", "Partly", "No"]
+    few = item(question_of(), {REAL: "o0"})
+    results = {name: probe.measure([few]) for name, probe in PROBES.items()}
+    words = {name: answer_word(result.verdict, result.sentence) for name, result in results.items()}
+    # It has no image, no record of it, one order, no confidence, and no option to deny anything.
+    assert {words.pop(name) for name in ("subgroups", "reasoning")} == {"Too little data"}
+    assert set(words.values()) == {"Not measured"}
+    assert {*FURTHER, *(probe for probe, _ in QUESTIONS.values())} == set(PROBES)
 
 
 def test_the_help_has_the_default_batch():

@@ -11,6 +11,7 @@ from medvlm_r1.audit.claims import (
     ANY,
     ATTRIBUTES,
     Claim,
+    affirmed_labels,
     claims_finding,
     holds,
     question_attribute,
@@ -153,3 +154,21 @@ def test_no_text_raises(text, options):
 def test_a_model_that_repeats_itself_claims_a_thing_once(word):
     claims = read_claims(word * 5000, ("mass", "cyst"))
     assert len(claims) <= 1
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "labels"),
+    [
+        ("There is a mass.", {"mass"}),
+        ("Two Masses are seen, and a left lung.", {"mass", "left_lung"}),
+        ("There is no mass, but a cyst.", {"cyst"}),
+        ("The mass is absent.", set()),
+        ("It could be a mass.", set()),
+        ("A massive lesion.", set()),
+        ("A mass no, B cyst yes.", {"cyst"}),
+        ("Options: A) mass B) cyst.", set()),
+        ("", set()),
+    ],
+)
+def test_labels_of_boxes_that_are_affirmed(reasoning, labels):
+    assert affirmed_labels(reasoning, ["mass", "cyst"], ["mass", "cyst", "left_lung"]) == labels

@@ -6,9 +6,8 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from medvlm_r1.audit.dataset.audit import audit_data
+from medvlm_r1.audit.dataset.audit import audit_data, find_prior_source
 from medvlm_r1.audit.dataset.clean import write_clean
-from medvlm_r1.audit.dataset.prior_source import find_prior_source
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.errors import UsageError, UserError
 

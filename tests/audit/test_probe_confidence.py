@@ -70,7 +70,7 @@ def test_measures_by_hand():
     assert {name: result.measures[name].value for name in expected} == pytest.approx(expected)
     assert result.measures["stated_auroc"].n == 4
     assert result.items["the answer was not parsed"] == ["q0004"]
-    assert result.items["wrong at a confidence of 90% or more (stated)"] == ["q0003"]
+    assert result.items["wrong at a confidence of 90 % or more (stated)"] == ["q0003"]
     curve = result.detail["vote"]["risk_coverage"]
     assert curve == [(1, 0.25, 0), (0.8, 0.5, 0), (0.4, 0.75, 1 / 3), (0.2, 1, 0.5)]
     assert result.detail["vote"]["reliability"][0] == pytest.approx([0.2, 0, 1])
@@ -119,7 +119,7 @@ def voting(n, stated):
         ([sure(i) for i in range(100)], "pass", "hardly anything to defer"),
         ([sure(i, right=i > 7) for i in range(100)], "not run", "8 wrong answers for confidence to separate; at least"),
         ([sure(i, right=i < 5) for i in range(100)], "not run", "5 correct answers for confidence to separate; at"),
-        ([sure(i, parsed=i % 3 > 0) for i in range(100)], "warn", "34% of 100 answers were not parsed"),
+        ([sure(i, parsed=i % 3 > 0) for i in range(100)], "warn", "34 % of 100 answers were not parsed"),
         # Unparsed answers are something to defer.
         ([sure(i, parsed=i % 6 > 0) for i in range(300)], "not run", "50 of 300 answers were not parsed"),
         ([sure(0, parsed=False)], "not run", "No answer has a confidence"),
@@ -128,7 +128,11 @@ def voting(n, stated):
         (voting(100, 0.95), "pass", f"by the vote of {VOTES} samples"),
         (voting(60, None), "pass", f"by the vote of {VOTES} samples"),
         # It separates well, but all confidences are above 0.9.
-        ([sure(i, right=i % 2 == 0, stated=0.99 - i % 2 / 25, votes=None) for i in range(100)], "warn", "AUROC 1.00"),
+        (
+            [sure(i, right=i % 2 == 0, stated=0.99 - i % 2 / 25, votes=None) for i in range(100)],
+            "warn",
+            "in 100 % (100 to",
+        ),
     ],
 )
 def test_verdicts(items, verdict, words):

@@ -102,7 +102,7 @@ def test_measures_by_hand():
         ([blind(n, "o0", "o1" if n % 5 == 0 else "o0") for n in range(300)], "warn", "It looks, but much"),
         ([blind(n, "o0", "o1" if n % 6 == 0 else "o0") for n in range(60)], "warn", "It is not shown to look"),
         # A garbled blind answer is no sign of looking.
-        ([blind(n, "o0", None) for n in range(100)], "warn", "80% of 500 answers were not parsed"),
+        ([blind(n, "o0", None) for n in range(100)], "warn", "80 % of 500 answers were not parsed"),
     ],
 )
 def test_verdicts(items, verdict, words):
@@ -116,7 +116,7 @@ def test_one_variant_that_is_not_parsed_draws_no_verdict():
     assert probe.measure(items).verdict == "pass"
     result = probe.measure(lost)
     assert (result.verdict, result.measures["unparsed"].value) == ("warn", 0.2)
-    assert "100% of the answers with a gray image were not parsed" in result.sentence
+    assert "100 % of the answers with a gray image were not parsed" in result.sentence
     # Nothing correct has no retention.
     result = probe.measure([blind(n, "o1", "o2") for n in range(40)])
     assert (result.verdict, "blank_retention" in result.measures) == ("fail", False)

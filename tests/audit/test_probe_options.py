@@ -118,7 +118,7 @@ def nearly_the_same(n):
         (
             lambda: [always("B", number, 4, number % 4) for number in range(60)],
             "fail",
-            "Recall depends on the letter",
+            "more often correct at some letters",
             {"flip_rate": 1, "circular_accuracy": 0, "letter_bias": math.sqrt(3 / 16), "letter_bias_p": 1 / 2000},
         ),
         (
@@ -132,7 +132,7 @@ def nearly_the_same(n):
         (
             lambda: [answered(sample(n, 2), ["o0", None]) for n in range(40)],
             "warn",
-            "50% of 80 answers were not parsed",
+            "50 % of 80 answers were not parsed",
             {},
         ),
         (lambda: [always("B", 1)], "not run", "1 items with an answer for every order; at least 30 are needed", {}),

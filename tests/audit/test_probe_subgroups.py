@@ -47,8 +47,8 @@ def test_accuracies_by_hand():
     assert (result.verdict, result.sentence) == (
         "not run",
         "Too few for a verdict: items of modality: CT 3, modality: MRI 3, question type: Lesion Grading 3; at least 30 "
-        "of one modality or type of question and 30 others are needed. 50% of 6 are correct over all, from 6 subjects. "
-        "6 items have no subject and count as one each. 1 answers were not parsed and count as wrong.",
+        "of one modality or type of question and 30 others are needed. 50 % of 6 are correct over all, from 6 subjects."
+        " 6 items have no subject and count as one each. 1 answers were not parsed and count as wrong.",
     )
 
 
@@ -57,14 +57,14 @@ def test_accuracies_by_hand():
 )
 def test_subgroups_are_compared_from_thirty_items_with_thirty_others(sizes, verdict):
     items = answers(0, [True] * sizes[0], modality="CT") + answers(500, [True] * sizes[1], modality="MRI")
-    check_verdict(probe, items, verdict, "100% of")
+    check_verdict(probe, items, verdict, "100 % of")
 
 
 def test_a_subgroup_that_is_clearly_lower_is_named():
     items = answers(0, NINE_OF_TEN, modality="CT", k=4)
     result = probe.measure([*items, *answers(200, [n % 2 > 0 for n in range(100)], modality="X-ray", k=2)])
     assert result.verdict == "warn"
-    assert "modality: X-ray 50% of 100, 40 points below the others" in result.sentence
+    assert "modality: X-ray 50 % of 100, 40 points below the others" in result.sentence
     assert numbers(result, "modality: CT, against the others") == [(0.9 - 0.5, 100)]
     assert len(result.items["wrong, modality: X-ray"]) == 50
     assert "wrong, modality: CT" not in result.items

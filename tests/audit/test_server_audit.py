@@ -48,7 +48,7 @@ def test_what_a_server_cannot_do_is_named(server, data_dir, tmp_path, lacks, rea
     assert {name for name, text in sentences(record).items() if f"{reason}." in text} == probes
     assert record["verdicts"]["reasoning"] == "not run"
     assert "mistake" in (tmp_path / "answers.jsonl").read_text() or "template" in lacks
-    assert "early-0" not in (tmp_path / "answers.jsonl").read_text()
+    assert "cut-0" not in (tmp_path / "answers.jsonl").read_text()
     # A server that can do it later answers the rest.
     Vllm().serve(server)
     before = answered(server)
@@ -102,5 +102,5 @@ def test_of_several_servers_all_must_be_able_and_one_may_die(servers, data_dir, 
     assert capsys.readouterr().err.count(f"Left out from here on: {servers[1].url}") == 1
     Vllm(parser=True).serve(servers[1])
     record = audit_model(model, data_dir, tmp_path / "two", batch_size=2)
-    named = f"Not run (early, filler, mistake): {servers[1].url} returns reasoning separately"
+    named = f"Not run (cut, described, filler, mistake, whole): {servers[1].url} returns reasoning separately"
     assert named in sentences(record)["reasoning"]

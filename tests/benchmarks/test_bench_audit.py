@@ -37,9 +37,9 @@ def test_verdicts_separate_the_models(results):
     assert run["defers"] in ("pass", "not run")
     assert set(results["wrong"]) <= {"model f, seed 0: defers is 'not run', wanted 'pass'"}
     # Faults do not spill over.
-    assert [verdicts(results, name)["looks"] for name in "bdf"] == ["pass"] * 3
-    assert [verdicts(results, name)["order"] for name in "abdf"] == ["pass"] * 4
-    assert [verdicts(results, name)["truth"] for name in "abdf"] == ["fail", "fail", "pass", "pass"]
+    assert [verdicts(results, name)["looks"] for name in "bdfg"] == ["pass"] * 4
+    assert [verdicts(results, name)["order"] for name in "abdfg"] == ["pass"] * 5
+    assert [verdicts(results, name)["truth"] for name in "abdfg"] == ["fail", "fail", "pass", "pass", "fail"]
 
 
 def test_the_record_and_the_table(results):

@@ -13,10 +13,9 @@ from benchmarks.grpo import fastest_first
 from benchmarks.presets import PRESETS, Preset, build, qwen2_vl, random_completions, rows
 from benchmarks.process import Child, OutOfMemory, reported
 from benchmarks.replay import Replay
-from benchmarks.results_page import render_part
+from benchmarks.results_page import render_part, t_interval
 from benchmarks.side import operations
 from medvlm_r1.errors import UserError
-from medvlm_r1.evaluation.statistics import t_interval
 
 TINY = Preset(
     name="tiny",

@@ -10,6 +10,7 @@ from medvlm_r1.audit.claims import holds, read_claims, scene_of
 from medvlm_r1.audit.probes.cue import IMAGE, TEXT, draw_hint
 from medvlm_r1.audit.probes.image import BLIND, SHUFFLED, ImageProbe
 from medvlm_r1.audit.probes.options import OptionsProbe
+from medvlm_r1.audit.probes.prefixes import MISTAKE
 from medvlm_r1.audit.probes.reasoning import ReasoningProbe
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant
 from medvlm_r1.phantom.questions import NO_FINDING, value
@@ -61,8 +62,7 @@ def test_the_oracle_is_right_says_what_is_true_and_is_sure(items, eyes):
         claims = read_claims(reasoning, item.sample.options)
         assert len(claims) >= 3
         assert False not in [holds(claim, truth(item)) for claim in claims]
-        last = max(name for name in variants if name.startswith("early"))
-        assert max(item.answers[last].probabilities or ()) == SURE
+        assert max(item.answers["whole"].probabilities or ()) == SURE
 
 
 def test_the_oracle_guesses_and_says_so_where_there_is_nothing_to_see(items, eyes):
@@ -74,7 +74,7 @@ def test_the_oracle_guesses_and_says_so_where_there_is_nothing_to_see(items, eye
             assert concluded_letter(reasoning_text, item.sample.options) is None
             guesses.append(item.correct(name))
         # Nothing was written before the letter was forced: as much of a guess.
-        shares = item.answers["early-0"].probabilities
+        shares = item.answers["cut-0"].probabilities
         assert shares is not None
         assert max(shares) <= 1.3 / (1.3 + len(shares) - 1)
         assert item.answers["filler"].probabilities == shares
@@ -85,12 +85,12 @@ def test_the_oracle_guesses_and_says_so_where_there_is_nothing_to_see(items, eye
 def test_the_oracle_follows_what_its_reasoning_says_by_then(items, eyes):
     changed = 0
     for item, variants in ask(Oracle(eyes), items):
-        if "mistake" in variants and variants["mistake"].note["relevant"]:
-            answer = item.answers["mistake"]
+        if MISTAKE in variants and variants[MISTAKE].note["relevant"]:
+            answer = item.answers[MISTAKE]
             reasoning = answer.response(item.sample.options).reasoning
             assert answer.option != item.sample.answer
             assert contradicts(reasoning, answer.letter, item.sample.options) is False
-            assert variants["mistake"].note["after"] in answer.text
+            assert variants[MISTAKE].note["after"] in answer.text
             changed += 1
     assert changed > 20
 
@@ -102,7 +102,9 @@ def test_the_faults_are_those_of_the_models(items, eyes):
     for (a, _), (b, variants), (c, _) in zip(*models, strict=True):
         assert {a.answers[name].text for name in (REAL, *BLIND)} == {a.real.text}
         assert {answer.letter for answer in c.answers.values()} == {"B"}
-        forced = [name for name in variants if name.startswith(("early", "mistake", "filler", "cue"))]
+        forced = [
+            name for name in variants if name.startswith(("cut", "described", "whole", "mistake", "filler", "cue"))
+        ]
         assert len(forced) >= 6
         assert all(b.correct(name) for name in (REAL, *forced))
         options = b.sample.options

@@ -14,8 +14,7 @@ from medvlm_r1.data.folder import read_folder, read_info
 from medvlm_r1.data.rows import read_json_array, read_json_lines
 from medvlm_r1.data.sample import row_from_sample
 from medvlm_r1.data.tables import read_csv
-from medvlm_r1.training.config import load_config
-from medvlm_r1.training.overrides import read_yaml
+from medvlm_r1.training.config import load_config, read_yaml
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 JSON_WORDS = [

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from scipy.spatial.transform import Rotation
 
-from medvlm_r1.data.images import View, archive, load_picture
+from medvlm_r1.data.images import View, load_picture, series
 from medvlm_r1.data.images.series import find_series
 from medvlm_r1.data.images.volumes import read_volume
 from medvlm_r1.errors import UsageError, UserError
@@ -263,7 +263,7 @@ def zipped(folder, tmp_path):
 
 
 def test_an_archive_is_read_like_its_folder(zipped, folder):
-    path = zipped(names=[".hidden/0.dcm", "__MACOSX/ct/._0.dcm", "windows\\0.dcm"])
+    path = zipped(names=[".hidden/0.dcm", "__MACOSX/ct/._0.dcm", "../0.dcm", "/0.dcm", "windows\\0.dcm"])
     picture = load_picture(path, TOP)
     assert np.array_equal(picture.image, load_picture(folder(whole(3)), TOP).image)
     [warning] = picture.note.warnings
@@ -277,8 +277,6 @@ def test_a_bad_archive_is_refused(zipped, monkeypatch):
         with pytest.raises(UserError, match=rf"x.zip: the ZIP archive {reason}"):
             read_volume(path)
 
-    for name in ("../0.dcm", "/0.dcm", "ct/../../0.dcm", "C:/0.dcm", "..\\0.dcm"):
-        refused(zipped([name]), "names a file outside itself")
     refused(zipped(compression=zipfile.ZIP_BZIP2), "is compressed by another method")
     content = bytearray(zipped().read_bytes())
     for at in (content.find(b"PK\3\4") + 6, content.find(b"PK\1\2") + 8):
@@ -294,9 +292,9 @@ def test_a_bad_archive_is_refused(zipped, monkeypatch):
         refused(path, reason)
     path.write_bytes(whole_archive)
     with monkeypatch.context() as limits:
-        limits.setattr(archive, "MAX_FILES", 3)
+        limits.setattr(series, "MAX_FILES", 3)
         refused(path, "holds 4 files; at most 3")
-    monkeypatch.setattr(archive, "MAX_INFLATED", 1000)
+    monkeypatch.setattr(series, "MAX_INFLATED", 1000)
     refused(path, "holds over 0 MB")
 
 

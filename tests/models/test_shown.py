@@ -23,7 +23,7 @@ from transformers import (
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Box, Sample
 from medvlm_r1.errors import UsageError, UserError
-from medvlm_r1.models.shown import BoxLabel, box_labels, resized, shown_box
+from medvlm_r1.models.shown import BoxLabel, box_frame, box_labels, resized, shown_box, true_boxes
 from medvlm_r1.prompts.boxes import box_text, parse_boxes
 from medvlm_r1.rewards.box_iou import iou
 
@@ -106,6 +106,30 @@ def test_the_crop_cuts_boxes(processor: Any) -> None:
     assert outside == ((0, 0.45, 0.04, 0.55) if processor is CROPPING[2] else None)
 
 
+@pytest.mark.parametrize("processor", [None, *WHOLE, *OTHERS, *CROPPING], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("size", [SIZE, (300, 640)])
+def test_a_stated_box_is_where_it_is_in_the_image(processor: Any, size: tuple[int, int]) -> None:
+    """The inverse of `shown_box`, inside the shown area."""
+    width, height = size
+    edges = (0.45, 0.4, 0.6, 0.55)
+    box = made((edges[0] * width, edges[1] * height, edges[2] * width, edges[3] * height))
+    templates = ["medvlm-r1-box", *(["medvlm-r1-box-pixels"] if processor in WHOLE else [])]
+    for template in templates:
+        frame, true = box_frame([size], template, processor), shown_box(box, size, processor)
+        assert frame is not None
+        assert true is not None
+        text = f"<think>x</think>{box_text(true, frame.shown_size)}<answer>A</answer>"
+        assert frame.boxes(text) == [pytest.approx(edges, abs=0.005)]
+    # A box in the padding of a tall image is not in the image.
+    padding = "<box>0,0,1,1000</box>"
+    assert bool(box_frame([(300, 640)], templates[0], CROPPING[2]).boxes(padding)) is False  # type: ignore[union-attr]
+    assert (
+        box_frame([size, size], templates[0]) is box_frame([size], "medvlm-r1") is box_frame([], templates[0]) is None
+    )
+    with pytest.raises(UsageError, match="is for Qwen-VL models"):
+        box_frame([size], "medvlm-r1-box-pixels")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """One sample of each kind: a box, no finding, unknown, a finding without a box, two images, a missing image."""
@@ -125,6 +149,14 @@ def folder(tmp_path: Path) -> Path:
     samples = [Sample(**{**common, "modality": "CT", "id": name, **kind}) for name, kind in kinds.items()]
     write_folder(tmp_path, samples, info={})
     return tmp_path
+
+
+def test_true_boxes_in_the_image(folder: Path) -> None:
+    known = {sample.id: true_boxes(sample, SIZE) for sample in read_folder(folder)}
+    assert known.pop("box") == [("mass", pytest.approx((0.12, 0.4, 0.2, 0.55)))]
+    assert known.pop("empty") == []
+    assert known.pop("missing") is not None
+    assert set(known.values()) == {None}
 
 
 def test_what_is_known(folder: Path) -> None:

@@ -47,9 +47,17 @@ def test_a_response_keeps_the_text_around_its_sentences():
     assert response.with_answer_opened() == "<think>\n \n</think>\n<answer>"
 
 
-@given(PROSE, st.sampled_from(["", "\n", " "]))
+def test_boxes_are_kept_with_the_whole_reasoning_only():
+    response = split_response("<think>One. Two.</think> <box>1,2,3,4</box>\n<box>5,6,7,8</box> <answer>B</answer>")
+    assert response.tail == "</think> <box>1,2,3,4</box>\n<box>5,6,7,8</box> <answer>"
+    assert response.with_answer_opened("One. ") == "<think>One.</think> <answer>"
+    assert response.with_answer_opened("...") == "<think>...</think> <answer>"
+    assert split_response("<think>One.</think> <box>one</box><answer>B</answer>") is None
+
+
+@given(PROSE, st.sampled_from(["", "\n", " ", " <box>1,2,3,4</box>\n"]))
 def test_a_rejoined_response_is_the_response(reasoning, space):
-    text = f"<think>{space}{reasoning}</think>{space}<answer>A</answer>"
+    text = f"<think>{space[:1]}{reasoning}</think>{space}<answer>A</answer>"
     response = split_response(text)
     if re.search(r"\w", reasoning):
         assert response.with_answer_opened(*response.sentences) + "A</answer>" == text

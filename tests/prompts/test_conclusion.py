@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from benchmarks.base.language import reasoned
 from medvlm_r1.phantom.questions import ask
-from medvlm_r1.prompts.conclusion import concluded_letter, contradicts
+from medvlm_r1.prompts.assistant_response import split_response
+from medvlm_r1.prompts.conclusion import concluded_letter, contradicts, states_choice
 
 OPTIONS = ("brain", "knee", "chest")
 ORGANS = ("brain", "knee", "lung", "liver")
@@ -116,3 +117,39 @@ def test_contradiction_is_known_only_where_both_speak():
 def test_no_text_raises_and_no_letter_beyond_the_options_is_concluded(reasoning, options):
     letter = concluded_letter(reasoning, options)
     assert letter is None or not options or letter in "ABCDEFGHIJ"[: len(options)]
+
+
+OF_THE_IMAGE = [
+    *("There is a large cyst.", "This is the knee.", "The cyst is on the patient's left.", "No cyst is seen.", ""),
+    *("A mass lies in the knee.", "In the knee no effusion is seen.", "Finding: cyst.", "Vitamin B is not shown."),
+]
+OF_THE_OPTIONS = [
+    *("A knee no, B cyst yes, C mass no.", "(A) knee: no.", "Knee no, cyst: yes.", "The answer is cyst.", "So B."),
+    *(
+        "B fits best.",
+        "Option C can be ruled out.",
+        "A mass is unlikely.",
+        "The knee is ruled out.",
+        "I choose the cyst.",
+    ),
+    *("Therefore, this is a cyst.", "The diagnosis is a cyst.", "The cyst is the correct answer.", "B) cyst"),
+]
+
+
+@pytest.mark.parametrize("states", [False, True])
+def test_a_sentence_describes_the_image_or_states_the_choice(states):
+    sentences = OF_THE_OPTIONS if states else OF_THE_IMAGE
+    assert [s for s in sentences if states_choice(s, ("knee", "cyst", "mass")) is not states] == []
+
+
+def test_a_yes_or_no_states_the_choice_only_as_an_answer():
+    texts = {"Yes, there is a cyst.": True, "The answer is no.": True, "B) no": True, "There is no cyst.": False}
+    assert {text: states_choice(text, ("Yes", "No")) for text in texts} == texts
+
+
+def test_in_the_reasonings_of_the_base_the_last_sentence_alone_states_the_choice():
+    rng = np.random.default_rng(1)
+    for index in range(60):
+        question = ask(("MRI", "CT", "X-ray")[index % 3], (5, 0, index), rng)
+        *description, last = split_response(reasoned(question)).sentences
+        assert [states_choice(s, question.options) for s in (*description, last)] == [False] * len(description) + [True]

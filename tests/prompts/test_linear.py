@@ -4,7 +4,7 @@ import pytest
 
 from medvlm_r1.prompts.assistant_response import split_response, split_sentences
 from medvlm_r1.prompts.boxes import parse_boxes, without_boxes
-from medvlm_r1.prompts.conclusion import concluded_letter, weighings
+from medvlm_r1.prompts.conclusion import concluded_letter, states_choice, weighings
 from medvlm_r1.prompts.parser import live_parts, parse_response
 from medvlm_r1.rewards.format_box import format_box
 
@@ -38,6 +38,7 @@ READERS = {
     "split_response": lambda text: split_response(f"<think>{text}</think>{text}<answer>B</answer>"),
     "split_response, around": lambda text: split_response(f"<think>x</think>{' ' * len(text)}<answer>{text}</answer>"),
     "weighings": lambda text: weighings(text, OPTIONS),
+    "states_choice": lambda text: states_choice(text, OPTIONS),
     "concluded_letter": lambda text: concluded_letter(text, OPTIONS),
     "parse_response": lambda text: parse_response(text, OPTIONS),
     "live_parts": live_parts,

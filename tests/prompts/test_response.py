@@ -87,6 +87,7 @@ def test_no_text_raises_and_the_parts_agree(text, options):
 
 
 WHOLE = "<think>A no, B yes.</think> <answer>B</answer>"
+BOXED = WHOLE.replace("</think> ", "</think> <box>1,2,3,4</box>\n<box>5,6</box>")
 
 
 @pytest.mark.parametrize(
@@ -99,20 +100,26 @@ WHOLE = "<think>A no, B yes.</think> <answer>B</answer>"
         ("no tags at all", ("no tags at all", None)),
         ("<THINK>x</THINK><Answer>C</Answer>", ("x", "C")),
         ("signal < 3 and", ("signal < 3 and", None)),
+        # Boxes after the reasoning, whole and unfinished; those inside it are its text.
+        ("<think>x</think><box>1,2", ("x", None)),
+        ("<think>x</think>\n<box>1,2,3,4</bo", ("x", None)),
+        ("<think>x</think><box>1,2,3,4</box> y<ans", ("x y", None)),
+        ("<think>x <box>1,2,3,4</box></think><answer>", ("x <box>1,2,3,4</box>", "")),
     ],
 )
 def test_reasoning_and_answer_of_a_stream_are_separate(text, parts):
     assert live_parts(text) == parts
 
 
-def test_the_displayed_text_only_grows_and_ends_at_the_parsed_response():
+@pytest.mark.parametrize("whole", [WHOLE, BOXED])
+def test_the_displayed_text_only_grows_and_ends_at_the_parsed_response(whole):
     before = ""
-    for end in range(len(WHOLE) + 1):
-        reasoning, answer = live_parts(WHOLE[:end])
+    for end in range(len(whole) + 1):
+        reasoning, answer = live_parts(whole[:end])
         assert reasoning.startswith(before)
         assert "<" not in reasoning + (answer or "")
         before = reasoning
-    response = parse_response(WHOLE)
+    response = parse_response(whole)
     assert (reasoning, answer) == (response.reasoning, response.answer)
 
 

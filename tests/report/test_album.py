@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from medvlm_r1.report import album
-from medvlm_r1.report.album import PAGE_BYTES, Album, each_with_progress, picture_uri
+from medvlm_r1.report.album import PAGE_BYTES, Album, picture_uri
 
 
 def decoded(uri):
@@ -59,11 +59,3 @@ def test_a_file_is_read_once_and_equal_pictures_are_one(tmp_path, monkeypatch):
     assert first is not None
     assert other is not None
     assert (first.uses, other.uses, broken, pictures.shared) == (3, 1, None, [first])
-
-
-def test_progress_is_reported_for_many_items_only(capsys):
-    assert list(each_with_progress(["a", "b"])) == ["a", "b"]
-    assert capsys.readouterr().err == ""
-    ids = [str(n) for n in range(150)]
-    assert list(each_with_progress(ids)) == ids
-    assert "150 of 150" in capsys.readouterr().err

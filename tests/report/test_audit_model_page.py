@@ -13,7 +13,7 @@ from PIL import Image
 
 from audited import Scripted
 from benchmarks.known_models import Eyes, FollowsCues
-from medvlm_r1.audit.registry import PROBES, QUESTIONS
+from medvlm_r1.audit.registry import PROBES, QUESTIONS, answer_word
 from medvlm_r1.audit.runner import audit_model
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
@@ -70,13 +70,13 @@ def test_the_whole_page(copied):
     record = json.loads((copied / "audit.json").read_text())
     for verdict, (probe, question) in QUESTIONS.items():
         sentence = " ".join(record["probes"][probe]["sentence"].split())
-        assert f"{record['verdicts'][verdict]} {question} {sentence}" in page.text
+        assert f"{answer_word(record['verdicts'][verdict], sentence)} {question} {sentence}" in page.text
     assert record["verdicts"]["reasoning"] == "fail"
     for wanted in (
         "Audit of models/cued",
         f"{ITEMS} questions in {record['answers']['variants']} variants; answers to the questions as they are: 0 "
         "unparsed, 0 cut off, 0 empty",
-        "pass : the interval is on the good side",
+        "Yes (pass): the interval is on the good side",
         "Accuracy by image",
         "Recall by letter, 2 options",
         "Early answering",
@@ -84,11 +84,12 @@ def test_the_whole_page(copied):
         "Risk and coverage",
         "True claims",
         "By question type",
-        "aoc needed from 0.1 at the lower end",
+        "added_by_description needed from 0.1 at the lower end",
+        "Mistakes by position",
         "12 items, selected by what they show",
         "is added to the question (a wrong hint)",
         "is drawn on the image (a wrong hint)",
-        "Reasoning truncated after 0 of",
+        "Description truncated after 0 of",
         "Sampled at temperature 1",
         "✗ Wrong ≠ changed “A radiologist says",
         "= same answer",
@@ -128,11 +129,11 @@ def test_images_and_answers_are_those_of_the_audit(audited):
     hint = (images["Hint on the image"] != own).any(axis=2)
     assert (hint.any(), hint[len(own) // 2 :].any()) == (True, False)
     unseen = {card.title: card.unseen for card in item.cards if not card.images}
-    shared = dict.fromkeys(["Hint in the question", "Mistake in the reasoning"], "with its own image")
+    shared = dict.fromkeys(["Hint in the question", "Mistake in the description"], "with its own image")
     assert unseen == {"No image": "no image"} | shared
     answers = view.items[swayed].answers
     assert next(card.answer for card in item.cards if card.title == "Hint in the question") == answers["cue-text"]
-    assert next(a for title, a in item.rows if title.startswith("Reasoning truncated after 0 of")) == answers["early-0"]
+    assert next(a for title, a in item.rows if title.startswith("Description truncated after 0 of")) == answers["cut-0"]
     assert item.votes.endswith("of 5 agree with the answer")
     assert kind in item.kinds
 
@@ -171,7 +172,7 @@ def test_unparsed_answers_and_missing_probes_are_reported(phantom, tmp_path):
         "✗ No answer",
         "truncated at the token limit",
         "It goes on and on ...",
-        "not run Does it look at the image? The probe was not requested.",
+        "Not measured Does it look at the image? The probe was not requested.",
         f"Probes that were not requested: {', '.join(name for name in PROBES if name != 'subgroups')}.",
     ):
         assert wanted in text
@@ -252,7 +253,7 @@ def test_the_command_writes_the_page(command, tiny_policy_dir, data_dir, tmp_pat
 def test_a_browser_shows_it_without_scrolling_sideways(browse, copied, width):
     page = browse(render_model_audit(copied, items=2), width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator(".verdicts .verdict").all_inner_texts()[2] == "fail"
+    assert page.locator(".verdicts .verdict").all_inner_texts()[2] == "No"
     first = page.locator(".verdicts li").first.bounding_box()
     assert first["y"] + first["height"] < 900, "the first verdict is on the first screen"
     # Rejected where one cannot be shown; those far from the screen are not loaded before.

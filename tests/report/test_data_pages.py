@@ -7,9 +7,8 @@ import pytest
 from page_reader import HOSTILE, Reader, assert_only_text, assert_sealed
 from PIL import Image
 
-from medvlm_r1.audit.dataset.audit import Figure, audit_data
+from medvlm_r1.audit.dataset.audit import Figure, audit_data, find_prior_source
 from medvlm_r1.audit.dataset.clean import write_clean
-from medvlm_r1.audit.dataset.prior_source import find_prior_source
 from medvlm_r1.data.check import check_folders
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Sample

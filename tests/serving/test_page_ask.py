@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +72,22 @@ def test_the_reasoning_grows_and_the_end_is_what_the_model_answers(half_white: S
     assert (reply.reasoning, reply.answer, reply.raw, reply.note) == ("It is a brain.", "A) brain", None, "")
     assert [share.chosen for share in reply.shares] == [True, False, False]
     assert done.case.image_note == "PNG, 60 x 40."
+
+
+def test_boxes_are_drawn_as_they_come_and_are_no_reasoning(half_white: Source) -> None:
+    text = "<think>It is.</think> <box>100,200,300,400</box> <box>1,1</box> <answer>A</answer>"
+    query = make_question(half_white, CHOICE, "Which?", "brain\nknee", "medvlm-r1-box")
+    *live, done = ask(scripted(text), query)
+    assert [len(case.reply.boxes) for case in live] == [0, 0, 0, 1, 1, 1]
+    assert {case.reply.reasoning for case in live[2:]} == {"It is."}
+    reply = done.case.reply
+    assert (reply.boxes, reply.reasoning, reply.answer) == (((0.1, 0.2, 0.3, 0.4),), "It is.", "A) brain")
+    assert reply.note == "malformed boxes are not shown"
+    # Other templates do not ask for boxes.
+    *_, done = ask(scripted(text), replace(query, template="medvlm-r1"))
+    assert (done.case.reply.boxes, done.case.reply.note) == ((), "the required format was not followed")
+    with pytest.raises(UsageError, match="is for Qwen-VL models"):
+        scripted(text).ask_batch([replace(query, template="medvlm-r1-box-pixels")])
 
 
 def test_the_checks_ask_four_times_and_judge_each(half_white: Source) -> None:

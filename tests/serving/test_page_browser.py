@@ -259,6 +259,41 @@ def test_text_of_a_model_is_never_run(visit: Callable[..., Any], serve: Callable
     assert page.locator("#answer b").count() == 0
 
 
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_boxes_are_drawn_over_the_image_while_streamed_and_when_saved(
+    visit: Callable[..., Any], serve: Callable[..., str], width: int, scheme: str, tmp_path: Path
+) -> None:
+    model = scripted("<think>A nodule.</think><box>250,500,500,750</box><box>9,9,9,9</box><answer>A</answer>")
+    page = visit(serve(model, template="medvlm-r1-box"), width, scheme)
+    example(page, "CT (DICOM)")
+    say(page, "What?", "nodule\nnothing")
+    page.click("#ask")
+    answered(page)
+
+    def drawn(root: str) -> tuple[float, ...]:
+        """The box of the line, as fractions of the image."""
+        image, line = (page.locator(f"{root} {part}").bounding_box() for part in (".seen img", ".boxes .stated.line"))
+        edges = (line["x"] - image["x"], line["y"] - image["y"], line["width"], line["height"])
+        return tuple(edge / image[("width", "height")[axis % 2]] for axis, edge in enumerate(edges))
+
+    assert drawn("#answer") == pytest.approx((0.25, 0.5, 0.25, 0.25), abs=0.02)
+    assert page.inner_text("#answer .box-legend").strip() == "the model’s box"
+    assert page.inner_text("#answer .reasoning") == "A nodule."
+    assert "Malformed boxes are not shown." in page.inner_text("#answer")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.screenshot(path=tmp_path / "page.png", full_page=True)
+    page.click("#check")
+    page.wait_for_selector("#checks .check:nth-child(4)")
+    answered(page)
+    assert page.locator("#checks .boxes").count() == 2
+    with page.expect_download() as saving:
+        page.click("#export")
+    saving.value.save_as(tmp_path / "case.html")
+    page.route("**/*", lambda route: route.continue_())
+    page.goto((tmp_path / "case.html").as_uri())
+    assert drawn(".case") == pytest.approx((0.25, 0.5, 0.25, 0.25), abs=0.02)
+
+
 def test_stop_stops_the_model(visit: Callable[..., Any], serve: Callable[..., str]) -> None:
     model = scripted("", seconds=0.02)
     page = visit(serve(model))

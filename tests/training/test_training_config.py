@@ -3,20 +3,17 @@
 import dataclasses
 import inspect
 import re
-import subprocess
-import sys
 import typing
 
 import pytest
 import yaml
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import GRPOConfig, GRPOTrainer
 
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.training import options
 from medvlm_r1.training.arguments import training_arguments
 from medvlm_r1.training.config import load_config
-from medvlm_r1.training.limits import narrowed
+from medvlm_r1.training.options import narrowed
 
 UNKNOWN = [
     ("modle=x", r"config\.yaml: unknown key 'modle'; did you mean 'model'\?"),
@@ -35,9 +32,9 @@ UNKNOWN = [
 WRONG = [
     ("trainer.output_dir=x", r"'trainer\.output_dir' cannot be set here: set 'out'"),
     ("trainer.trust_remote_code=true", r"never run"),
-    ("trainer.learning_rate=fast", r"'trainer\.learning_rate' is 'fast' \(str\); wanted float"),
-    ("trainer.beta=true", r"'trainer\.beta' is True \(bool\); wanted float"),
-    ("trainer.max_steps=1.5", r"'trainer\.max_steps' is 1\.5 \(float\); wanted int"),
+    ("trainer.learning_rate=fast", r"'trainer\.learning_rate' is 'fast' \(str\); wanted a valid number"),
+    ("trainer.beta=true", r"'trainer\.beta' is True \(bool\); wanted a number"),
+    ("trainer.max_steps=1.5", r"'trainer\.max_steps' is 1\.5 \(float\); wanted a valid integer"),
     ("trainer.generation_kwargs=[1]", r"'trainer\.generation_kwargs' is \[1\]"),
     ("seed=yes", r"'seed' is True: expected a whole number"),
     ("seed=-1", r"'seed' is -1"),
@@ -55,8 +52,6 @@ WRONG = [
     ("rewards=[{name: accuracy_paper, weight: 0}]", "all weights of rewards are 0"),
     ("trainer.use_transformers_paged=true", "'trainer.use_transformers_paged' cannot be used here"),
     ("trainer.deepspeed=nowhere.json", "'trainer.deepspeed' is 'nowhere.json', which is not a file"),
-    ("trainer.report_to=[tensorboard, foo]", "'foo', which transformers cannot report to"),
-    ("trainer.report_to=clearml", "'clearml', and its package is not installed; run `pip install clearml`"),
     ("method.sub=1", r"goes below 'method', which is 'grpo'"),
     ("justakey", r"not of the form key=value"),
     ("a..b=1", r"not of the form key=value"),
@@ -86,10 +81,10 @@ OUT_OF_RANGE = [
     ("adam_beta2=1", "less than 1"),
     ("loss_type=foo", "'grpo', 'dapo'"),
     ("importance_sampling_level=foo", "'token' or 'sequence'"),
-    ("scale_rewards=foo", r"bool \| 'group' \| 'batch' \| 'none'"),
+    ("scale_rewards=foo", "a valid boolean or 'group', 'batch' or 'none'"),
     ("log_level=foo", "'detail'"),
     ("ddp_backend=foo", "'nccl'"),
-    ("model_init_kwargs=foo", r"dict\[str, Any\]"),
+    ("model_init_kwargs=foo", "a valid dictionary"),
     ("vllm_gpu_memory_utilization=2", "less than or equal to 1"),
 ]
 
@@ -185,15 +180,10 @@ def test_a_run_that_trl_refuses_leaves_its_new_folder_empty(train, tmp_path):
     assert not list(run.glob("checkpoints/checkpoint-*"))
 
 
-def test_wrong_names_are_told_without_torch(write_config):
-    code = (
-        "import sys\nfrom medvlm_r1.errors import UsageError\nfrom medvlm_r1.training.config import load_config\n"
-        f"for given in ('trainer.lr=1', 'trainer.report_to=clearml'):\n"
-        f"    try: load_config({str(write_config())!r}, [given])\n"
-        "    except UsageError: pass\n    else: raise SystemExit('accepted')\n"
-        "assert not {'torch', 'transformers', 'trl'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+@pytest.mark.parametrize(("value", "message"), [("[tensorboard, foo]", "foo is not supported"), ("clearml", "install")])
+def test_reporters_that_cannot_report(configure, value, message):
+    with pytest.raises(UsageError, match=f"refuses the options.*{message}"):
+        training_arguments(configure("grpo", f"trainer.report_to={value}"))
 
 
 def test_overrides_are_yaml_and_reach_every_level(write_config):
@@ -231,14 +221,11 @@ def test_defaults_fit_a_machine_without_gpu(configure, monkeypatch):
 
 
 def test_names_defaults_and_choices_are_those_of_the_libraries():
-    for method in ("grpo", "sft"):
-        assert set(options.option_names(method)) == set(options.types_of(method))
     for field in dataclasses.fields(GRPOConfig):
         if field.init and field.name not in options.ELSEWHERE:
             made = field.default_factory is not dataclasses.MISSING
             default = field.default_factory() if made else field.default
             assert options.checked("grpo", {field.name: default})[field.name] == default
-    assert set(options.REPORTERS) == set(INTEGRATION_TO_CALLBACK)
     source = inspect.getsource(GRPOTrainer._compute_loss)
     tested = re.findall(r'self\.loss_type (?:==|in) (?:"(\w+)"|\[([^\]]+)\])', source)
     known = {name for equal, several in tested for name in (equal, *re.findall(r"\w+", several)) if name}

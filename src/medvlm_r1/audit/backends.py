@@ -1,7 +1,5 @@
 """Audit backends for local models and for models on servers, and the functions that open them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial

@@ -6,7 +6,7 @@ claims. An accepted option ("B knee yes") is a claim. Repeated claims count once
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,15 +111,24 @@ _DENIED_AFTER = re.compile(r"\s+(?:is|are)\s+(?:absent|excluded|ruled out|not\b)
 
 def read_claims(reasoning: str, options: Sequence[str]) -> list[Claim]:
     """Parse the claims in a reasoning text. Each claim is listed once, in order of first mention."""
-    claims: dict[Claim, None] = {}
-    for sentence in split_sentences(reasoning):
-        rest, affirmed = _without_options(sentence, options)
-        if not _GUESS.search(rest):
-            for clause in _BORDER.split(rest):
-                claims.update(dict.fromkeys(_in_clause(clause)))
-        for option in affirmed:
-            claims.update(dict.fromkeys(_in_clause(option)))
-    return list(claims)
+    return list(dict.fromkeys(claim for clause in _clauses(reasoning, options) for claim in _in_clause(clause)))
+
+
+def affirmed_labels(reasoning: str, options: Sequence[str], labels: Iterable[str]) -> set[str]:
+    """The labels of boxes that a reasoning affirms, in the singular or with a plural s.
+
+    A label does not count in a guess, in a list of options, in a rejected option, or if it is denied ("no mass").
+    """
+
+    def affirms(clause: str, label: str) -> bool:
+        words = r"[\s_-]+".join(map(re.escape, re.split(r"[\s_-]+", label.strip())))
+        match = re.search(rf"(?<![\w-]){words}(?:e?s)?(?!\w)", clause, re.IGNORECASE)
+        return bool(
+            match and not _DENIED.search(clause, 0, match.start()) and not _DENIED_AFTER.match(clause, match.end())
+        )
+
+    clauses = list(_clauses(reasoning, options))
+    return {label for label in labels if any(affirms(clause, label) for clause in clauses)}
 
 
 def scene_of(sample: Sample) -> Scene | None:
@@ -173,6 +182,15 @@ def claims_finding(claims: Sequence[Claim]) -> bool | None:
     # A size or a side implies a finding.
     claimed |= {True for claim in claims if claim.attribute in ("side", "size") and not claim.negated}
     return claimed.pop() if len(claimed) == 1 else None
+
+
+def _clauses(reasoning: str, options: Sequence[str]) -> Iterator[str]:
+    """The clauses of a reasoning that are no guesses, without the options that they list, and its accepted options."""
+    for sentence in split_sentences(reasoning):
+        rest, affirmed = _without_options(sentence, options)
+        if not _GUESS.search(rest):
+            yield from _BORDER.split(rest)
+        yield from affirmed
 
 
 def _without_options(sentence: str, options: Sequence[str]) -> tuple[str, list[str]]:

@@ -1,7 +1,5 @@
 """Collect the answers to the variants of items: select the variants and their order. This module accesses no files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -156,14 +154,6 @@ def probe_input(sample: Sample, images: Sequence[Image], others: Sequence[Image]
     return ProbeInput(
         sample=sample, images=tuple(images), others=tuple(others), seed=item_seed(sample), template=template
     )
-
-
-def probe_inputs(samples: Sequence[Sample], images: Sequence[Sequence[Image]], template: str) -> list[ProbeInput]:
-    """Build the probe inputs of a whole data set, including the partners' images. All images must fit in memory."""
-    return [
-        probe_input(sample, own, () if partner is None else images[partner], template)
-        for sample, own, partner in zip(samples, images, partners(samples), strict=True)
-    ]
 
 
 def even_parts(n: int, at_once: int) -> list[range]:

@@ -3,11 +3,18 @@
 Items of one patient or volume form a cluster. Their errors are correlated, so they count as fewer independent items.
 """
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from medvlm_r1.audit.probe import Judged, Measure
 from medvlm_r1.audit.variant import REAL, AuditedItem
-from medvlm_r1.evaluation.statistics import FEWEST_SUBJECTS, clustered_wilson, paired_difference, paired_ratio
+from medvlm_r1.evaluation.statistics import (
+    CONFIDENCE,
+    FEWEST_SUBJECTS,
+    clustered_wilson,
+    paired_difference,
+    paired_ratio,
+)
 
 FEWEST = 30
 """Fewest items with which a probe gives a verdict. If 0 of 30 answers change, the upper end of the interval is 11 %.
@@ -16,6 +23,9 @@ Fewer items therefore cannot exclude a rate of 10 %."""
 MOST_UNPARSED = 0.2
 """Largest share of unparsed answers with which a probe gives a verdict. A larger share could change the outcome at any
 10 % threshold."""
+
+TOO_FEW = "Too few for a verdict"
+"""Beginning of the sentence of `too_few`."""
 
 UNMEASURED = Measure(value=0.0, n=0)
 """Stands for a measure that a probe does not have."""
@@ -36,7 +46,7 @@ def too_few(count: str, needed: int | str = FEWEST) -> Judged:
         count: The number with what it counts, such as "12 answers with a confidence".
         needed: The smallest number needed.
     """
-    return "not run", f"Too few for a verdict: {count}; at least {needed} are needed."
+    return "not run", f"{TOO_FEW}: {count}; at least {needed} are needed."
 
 
 def too_unparsed(empty: Measure, end: str, answers: str = "answers") -> Judged | None:
@@ -49,7 +59,7 @@ def too_unparsed(empty: Measure, end: str, answers: str = "answers") -> Judged |
     """
     if empty.value <= MOST_UNPARSED:
         return None
-    return "warn", f"{empty.value:.0%} of {empty.n} {answers} were not parsed: {end}."
+    return "warn", f"{empty.percent} of {empty.n} {answers} were not parsed: {end}."
 
 
 def no_verdict(empty: Measure, end: str, n: int, count: str, answers: str = "answers") -> Judged | None:
@@ -77,17 +87,23 @@ def unparsed(items: Sequence[AuditedItem], names: Sequence[str]) -> tuple[Measur
     return measure, list(dict.fromkeys(item.sample.id for empty, item in pairs if empty))
 
 
-def share(pairs: Iterable[tuple[float, Hashable]], about: str) -> Measure:
+def share(pairs: Iterable[tuple[float, Hashable]], about: str, confidence: float = CONFIDENCE) -> Measure:
     """A share, or a mean of fractions, with the interval of `clustered_wilson`. Without values, both share and n are 0.
 
     Args:
         pairs: Values with their clusters. An item may have several values or none.
         about: Description of the share.
+        confidence: Confidence level of the interval.
     """
     pairs = list(pairs)
     values, clusters = [value for value, _ in pairs], [label for _, label in pairs]
     n = len(values)
-    return Measure(value=sum(values) / n if n else 0.0, n=n, ci95=clustered_wilson(values, clusters), about=about)
+    return Measure(
+        value=sum(values) / n if n else 0.0,
+        n=n,
+        ci95=clustered_wilson(values, clusters, confidence=confidence),
+        about=about,
+    )
 
 
 def share_of(items: Iterable[AuditedItem], verdict: Callable[[AuditedItem], float], about: str) -> Measure:
@@ -100,9 +116,18 @@ def accuracy(items: Iterable[AuditedItem], about: str, name: str = REAL) -> Meas
     return share_of([item for item in items if name in item.answers], lambda item: item.correct(name), about)
 
 
-def difference(items: Sequence[AuditedItem], name: str, other: str, about: str) -> Measure:
-    """Accuracy of variant `name` minus that of `other` on the same items, with the interval of `paired_difference`."""
-    a, b, clusters = _correct(items, other, name)
+def difference(
+    items: Sequence[AuditedItem],
+    name: str,
+    other: str,
+    about: str,
+    hit: Callable[[AuditedItem, str], bool] = AuditedItem.correct,
+) -> Measure:
+    """Accuracy of variant `name` minus that of `other` on the same items, with the interval of `paired_difference`.
+
+    `hit` decides what is counted instead of correct answers, such as `AuditedItem.same`.
+    """
+    a, b, clusters = _hits(items, other, name, hit)
     value, low, high = paired_difference(a, b, clusters)
     return Measure(value=value, n=len(a), ci95=(low, high), unit="difference", about=about)
 
@@ -113,14 +138,29 @@ def ratio(items: Sequence[AuditedItem], name: str, other: str, about: str) -> Me
     Returns None if the divisor is 0. With fewer than `FEWEST_SUBJECTS` subjects there is no interval, because its
     coverage was too low in simulations.
     """
-    above, below, clusters = _correct(items, name, other)
+    above, below, clusters = _hits(items, name, other, AuditedItem.correct)
     if not any(below):
         return None
     ends = paired_ratio(above, below, clusters) if len(set(clusters)) >= FEWEST_SUBJECTS else None
     return Measure(value=sum(above) / sum(below), n=len(below), ci95=ends, unit="ratio", about=about)
 
 
-def _correct(items: Sequence[AuditedItem], a: str, b: str) -> tuple[list[bool], list[bool], list[str]]:
-    """Correctness of the answers to variants `a` and `b`, and the clusters, of the items that have both answers."""
+def unpaired_difference(a: Measure, b: Measure, about: str) -> Measure:
+    """Share `a` minus share `b` of different items, with Newcombe's interval (1998, Statistics in Medicine 17:873).
+
+    It is computed from the intervals of both (method 10). If a subject has items in both groups, it is conservative
+    (wider than necessary).
+    """
+    (a_low, a_high), (b_low, b_high) = a.ends, b.ends
+    gap = a.value - b.value
+    low = gap - math.hypot(a.value - a_low, b_high - b.value)
+    high = gap + math.hypot(a_high - a.value, b.value - b_low)
+    return Measure(value=gap, n=a.n, ci95=(low, high), unit="difference", about=about)
+
+
+def _hits(
+    items: Sequence[AuditedItem], a: str, b: str, hit: Callable[[AuditedItem, str], bool]
+) -> tuple[list[bool], list[bool], list[str]]:
+    """Whether the answers to variants `a` and `b` are hits, and the clusters, of the items that have both answers."""
     both = [item for item in items if a in item.answers and b in item.answers]
-    return [item.correct(a) for item in both], [item.correct(b) for item in both], [item.cluster for item in both]
+    return [hit(item, a) for item in both], [hit(item, b) for item in both], [item.cluster for item in both]

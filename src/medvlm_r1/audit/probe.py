@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from PIL.Image import Image
 
-from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer
+from medvlm_r1.audit.variant import FRAME, AuditedItem, Variant, VariantAnswer
 from medvlm_r1.data.sample import Sample
+from medvlm_r1.models.shown import box_frame
 
 Level = Literal["pass", "warn", "fail", "not run"]
 Judged = tuple[Level, str]
@@ -49,10 +50,16 @@ class Measure:
         """Number of items that a share corresponds to: `value` times `n`, rounded."""
         return round(self.value * self.n)
 
-    def interval(self, form: str = ".0%") -> str:
-        """Format the interval in square brackets, with the format specification `form` for both ends."""
+    @property
+    def percent(self) -> str:
+        """The value in percent, such as "41 %"."""
+        return f"{100 * self.value:.0f} %"
+
+    @property
+    def span(self) -> str:
+        """The value in percent with its interval, such as "41 % (32 to 50)"."""
         low, high = self.ends
-        return f"[{low:{form}}, {high:{form}}]"
+        return f"{self.percent} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +73,10 @@ class PartialResult:
 
 def merge(*partial_results: PartialResult) -> PartialResult:
     """Merge partial results in order. No name may occur in more than one of them."""
-    measures: dict[str, Measure] = {}
-    items: dict[str, Sequence[str]] = {}
-    detail: dict[str, Any] = {}
-    for partial in partial_results:
-        measures |= partial.measures
-        items |= partial.items
-        detail |= partial.detail
-    return PartialResult(measures=measures, items=items, detail=detail)
+    names = ("measures", "items", "detail")
+    return PartialResult(
+        **{name: {k: v for partial in partial_results for k, v in getattr(partial, name).items()} for name in names}
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +118,7 @@ class ProbeInput:
         others: Images of another item of the same modality, as many as in `images`; empty if there is no such item.
         seed: The item's random seed, the same in every run.
         template: Name of the prompt template, as in `medvlm_r1.prompts.templates`.
+        processor: Image processor of a local model that is asked for boxes; None if the model is shown whole images.
     """
 
     sample: Sample
@@ -122,10 +126,16 @@ class ProbeInput:
     others: tuple[Image, ...]
     seed: int
     template: str
+    processor: Any = None
 
     def variant(self, name: str, **changes: Any) -> Variant:
-        """Make a variant that differs from the original question only in the given fields of `Variant`."""
-        return Variant(**{"name": name, "sample": self.sample, "images": self.images, **changes})
+        """Make a variant that differs from the original question only in the given fields of `Variant`.
+
+        If the template asks for boxes, the note also holds the coordinates in which the answer states them.
+        """
+        variant = Variant(**{"name": name, "sample": self.sample, "images": self.images, **changes})
+        frame = box_frame([image.size for image in variant.images], self.template, self.processor)
+        return variant if frame is None else replace(variant, note={**variant.note, FRAME: asdict(frame)})
 
 
 class Probe:

@@ -5,8 +5,6 @@ Every probe defines the variants of an item that it needs. The variants of all p
 answers.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time
@@ -31,7 +29,9 @@ from medvlm_r1.evaluation.run import OF_AN_EVALUATION, identify, provenance, ref
 from medvlm_r1.evaluation.statistics import FEWEST_SUBJECTS
 from medvlm_r1.evaluation.store import answer_key, write_results
 from medvlm_r1.models.generate import GenerationSettings
+from medvlm_r1.models.load import image_fit
 from medvlm_r1.models.remote import is_server
+from medvlm_r1.prompts.boxes import BOX_TEMPLATES
 
 Progress = Callable[[int, int | None], None]
 FIGURES = "audit.json"
@@ -101,6 +101,7 @@ def audit_model(
     identity = identify(model, backend, dtype)
     at_once = batch_size or (REQUESTS if is_server(model) else ITEMS_AT_ONCE)
     backend = backend or open_audit_backend(model, template, max_new_tokens, at_once, dtype)
+    processor = image_fit(local).processor if local is not None and template in BOX_TEMPLATES else None
     partner = partners([sample for _, sample in rows])
     reusable = EvaluationAnswers(None if evaluation is None else Path(evaluation), [sample.id for _, sample in rows])
     batches = even_parts(len(rows), at_once)
@@ -113,7 +114,8 @@ def audit_model(
         report(sum(len(item.answers) for item in store.items.values()), None)
         done = 0
         for batch in batches:
-            inputs = [_probe_input(data_dir, rows, index, partner[index], template) for index in batch]
+            own = (_probe_input(data_dir, rows, index, partner[index], template) for index in batch)
+            inputs = [replace(item, processor=processor) for item in own]
             stored = {
                 item.sample.id: store.open_item(
                     item.sample, answer_key(identity, item.sample, [*item.images, *item.others], template, settings)

@@ -6,8 +6,6 @@ fields: the chosen `option`, the `probabilities` of the options of a letter-only
 missing variants are computed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL.Image import Image
@@ -13,11 +13,17 @@ from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.evaluation.score import read_as_asked
 from medvlm_r1.evaluation.store import REAL as REAL
 from medvlm_r1.models.generate import Generation, GenerationInput
-from medvlm_r1.prompts.parser import Response, parse_response
+from medvlm_r1.models.shown import BoxFrame
+from medvlm_r1.prompts.boxes import Edges, without_boxes
+from medvlm_r1.prompts.parser import Response, is_well_formed, parse_response
 from medvlm_r1.prompts.templates import messages
 
 ANSWER_TAG = "<answer>"
 """The tag that opens the answer. After a prefix that ends with it, the next token is the letter."""
+
+
+FRAME = "box_frame"
+"""Key of a variant's note: the coordinates of boxes, as fields of `BoxFrame`, if the template asks for boxes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +91,15 @@ class VariantAnswer:
         """Whether the text is empty, apart from a `<think>` tag that the chat template may have opened."""
         return self.text.strip() in ("", "<think>")
 
+    @property
+    def boxes(self) -> list[Edges]:
+        """The stated boxes as fractions of the variant's image; none if the template does not ask for boxes."""
+        return BoxFrame(**self.note[FRAME]).boxes(self.text) if FRAME in self.note else []
+
     def response(self, options: Sequence[str]) -> Response:
-        """Parse the text. `options` are the option texts in the variant's order."""
-        return parse_response(self.text, options)
+        """Parse the text. `options` are the option texts in the variant's order. A well-formed text may have boxes."""
+        response = parse_response(self.text, options)
+        return replace(response, well_formed=is_well_formed(without_boxes(self.text)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +138,10 @@ class AuditedItem:
     def correct(self, name: str = REAL) -> bool:
         """Whether the answer to a variant chose the correct option, whatever the order of the options."""
         return self.answers[name].option == self.sample.answer
+
+    def same(self, name: str) -> bool:
+        """Whether the answer to a variant chose the same option as the original answer, or neither was parsed."""
+        return self.answers[name].option == self.real.option
 
 
 def item_seed(sample: Sample) -> int:

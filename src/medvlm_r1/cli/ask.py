@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medvlm_r1.cli.options import Dtype, Json, Model, NewTokens, completion, print_result
+from medvlm_r1.cli.options import Dtype, Json, Model, NewTokens, Template, completion, print_result
 from medvlm_r1.errors import RESEARCH_USE
 
 PLANES = ("axial", "coronal", "sagittal")
@@ -48,6 +48,7 @@ def ask_command(
         ),
     ] = None,
     max_new_tokens: NewTokens = 512,
+    template: Template = "medvlm-r1",
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
@@ -64,7 +65,7 @@ def ask_command(
     from medvlm_r1.serving.medvlm import MedVLM, Question, prepare
 
     view: dict[str, Any] = {"frame": frame, "plane": plane, "slice": slice_, "window": window, "series": series}
-    query = Question(image=image, question=question, options=option or (), **view)
+    query = Question(image=image, question=question, options=option or (), template=template, **view)
     # Check the question before a model is loaded.
     prepared = prepare(query)
     if not is_server(model):
@@ -80,6 +81,9 @@ def ask_command(
         f"Reasoning:  {answer.reasoning or '(none)'}",
         f"Answer:     {text or f'none that is well-formed; the model wrote: {answer.text}'}",
     ]
+    if answer.boxes:
+        percents = (f"x {x1:.0%} to {x2:.0%}, y {y1:.0%} to {y2:.0%}" for x1, y1, x2, y2 in answer.boxes)
+        lines.append(f"Boxes:      {'; '.join(percents).replace('%', ' %')} of the image")
     if answer.confidence is not None:
         shares = (f"{letter} {share:.1%}".replace("%", " %") for letter, share in answer.confidence.items())
         lines.append(f"Confidence: {', '.join(shares)} (the model's own probability, not its accuracy)")
@@ -95,6 +99,7 @@ def serve_command(
     port: Annotated[int, typer.Option(help="Port; 0 for a free one.", min=0, max=65535)] = 8000,
     token: Annotated[str | None, typer.Option(help="Password that clients must send.")] = None,
     max_new_tokens: NewTokens = 512,
+    template: Template = "medvlm-r1",
     dtype: Dtype = "auto",
 ) -> None:
     """Serve the reader page: ask one question about an image, and check the answer.
@@ -113,7 +118,7 @@ def serve_command(
     listening, address = listen(host, port)
     with stderr_console().status(f"Loading {model}"):
         medvlm = MedVLM.load(model, max_new_tokens=max_new_tokens, dtype=dtype)
-        app = build_app(medvlm, token=token, local=is_local(host))
+        app = build_app(medvlm, token=token, local=is_local(host), template=template)
 
     def started() -> None:
         print(f"Page: {address}/" + ("   (any user name, with the token as password)" if token else ""))

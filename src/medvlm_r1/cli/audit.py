@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 audit_app = typer.Typer(help="Audit a data set or a model.", no_args_is_help=True)
 
-PROBES = ("image", "options", "reasoning", "truth", "confidence", "subgroups")
+PROBES = ("image", "options", "reasoning", "truth", "confidence", "pointing", "subgroups", "prevalence")
 PAGE, FIGURES = "audit_data.html", "audit_data.json"
 MODEL_FIGURES = "audit.json"
 
@@ -77,9 +77,8 @@ def audit_data_command(
 
     Example: medvlm-r1 audit data data/phantom/test --fit-on data/phantom/train
     """
-    from medvlm_r1.audit.dataset.audit import audit_data
+    from medvlm_r1.audit.dataset.audit import audit_data, find_prior_source
     from medvlm_r1.audit.dataset.clean import write_clean as write
-    from medvlm_r1.audit.dataset.prior_source import find_prior_source
     from medvlm_r1.console import progress_bar, stderr_console
     from medvlm_r1.data.folder import read_folder
     from medvlm_r1.data.importing.registry import open_folder
@@ -220,16 +219,14 @@ def audit_model_command(
 
 def model_audit_lines(record: Mapping[str, Any]) -> list[str]:
     """Format a model audit as lines: one line per verdict, then the counts of failed and unparsed answers."""
-    from medvlm_r1.audit.registry import QUESTIONS
+    from medvlm_r1.audit.registry import FURTHER, QUESTIONS, answer_word
     from medvlm_r1.audit.runner import counted
 
     lines = []
-    for verdict, (probe, question) in QUESTIONS.items():
+    for probe, question in (*QUESTIONS.values(), *FURTHER.items()):
         result = record["probes"].get(probe)
-        sentence = result["sentence"] if result else "The probe was not selected."
-        lines.append(f"{record['verdicts'][verdict].upper():<8}{question} {sentence}")
-    main_probes = {name for name, _ in QUESTIONS.values()}
-    for probe, result in record["probes"].items():
-        if probe not in main_probes:
-            lines.append(f"{result['verdict'].upper():<8}{probe.capitalize()}: {result['sentence']}")
+        if result or probe not in FURTHER:
+            result = result or {"verdict": "not run", "sentence": "The probe was not selected."}
+            verdict, sentence = result["verdict"], result["sentence"]
+            lines.append(f"{answer_word(verdict, sentence).upper():<16}{question} {sentence}")
     return [*lines, counted(record)]

@@ -136,9 +136,11 @@ Dtype = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Override fields, such as seed=1.")
 ]
+# `prompts.templates` is slow to import.
+_BOX_TEMPLATES = Literal["medvlm-r1-box", "medvlm-r1-box-pixels"]
 Template = Annotated[
     Literal[
-        "medvlm-r1", "medvlm-r1-open", "answer-only", "no-think", "think-after", "medvlm-r1-box", "medvlm-r1-box-pixels"
+        "medvlm-r1", "medvlm-r1-open", "answer-only", "answer-only-open", "no-think", "think-after", _BOX_TEMPLATES
     ],
     typer.Option(help="Prompt template."),
 ]

@@ -5,8 +5,6 @@ time, the largest first. Each goes to the part that most lacks its modalities an
 single sample, all counts are exact, also by stratum, and the result is a stratified random sample.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections import Counter

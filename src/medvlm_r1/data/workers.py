@@ -1,7 +1,5 @@
 """Worker processes that render or decode images in parallel."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -34,11 +34,11 @@ from medvlm_r1.evaluation.store import (
     write_results,
 )
 from medvlm_r1.models.device import limit_threads
-from medvlm_r1.models.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator, as_finished
+from medvlm_r1.models.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator
 from medvlm_r1.models.load import fingerprint, image_fit, load_policy, processor_folder
 from medvlm_r1.models.remote import ServerPool, is_server, server_generators
-from medvlm_r1.models.shown import box_labels
-from medvlm_r1.prompts.boxes import BOX_TEMPLATES
+from medvlm_r1.models.shown import box_frame, box_labels
+from medvlm_r1.prompts.boxes import BOX_TEMPLATES, Edges
 from medvlm_r1.prompts.templates import messages, template_text
 from medvlm_r1.rewards.open_questions.words import Synonyms, read_synonyms
 
@@ -56,16 +56,21 @@ class _Setup:
     template: str
     settings: GenerationSettings
     synonyms: Synonyms | None
+    processor: Any
 
     def key(self, sample: Sample, images: Sequence[Image]) -> AnswerKey:
         return answer_key(self.identity, sample, images, self.template, self.settings)
+
+    def boxes(self, text: str, images: Sequence[Image]) -> tuple[Edges, ...]:
+        frame = box_frame([image.size for image in images], self.template, self.processor)
+        return tuple(frame.boxes(text)) if frame else ()
 
     def answer(self, rows: Sequence[Row], generator: Generator) -> Iterator[list[StoredAnswer]]:
         """Yield the answers of one batch as they are completed; answers completed together share the time equally."""
         pairs = [(row[1], load_row_images(self.data_dir, row)) for row in rows]
         inputs = [GenerationInput(prompt=messages(s, self.template), images=images) for s, images in pairs]
         began = time.perf_counter()
-        for finished in as_finished(generator, inputs, self.settings):
+        for finished in generator.iterate(inputs, self.settings):
             now = time.perf_counter()
             yield [
                 StoredAnswer(
@@ -76,6 +81,7 @@ class _Setup:
                     template=self.template,
                     synonyms=self.synonyms,
                     key=self.key(*pairs[index]),
+                    stated_boxes=self.boxes(generation.text, pairs[index][1]),
                 )
                 for index, generation in finished
             ]
@@ -144,6 +150,7 @@ def evaluate(
         template=template,
         settings=GenerationSettings(max_new_tokens=max_new_tokens),
         synonyms=read_synonyms(synonyms) if synonyms else None,
+        processor=fit and fit.processor,
     )
     own_synonyms = Path(synonyms).read_text(encoding="utf-8-sig") if synonyms else None
     if generator is None and is_server(model):

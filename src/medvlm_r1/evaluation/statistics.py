@@ -125,26 +125,6 @@ def mean_interval(counts: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return (total - below) / len(rows), (total + above) / len(rows)
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % Student's t interval of the mean of a few independent values, such as one per seed.
-
-    Args:
-        values: at least two values, in any unit.
-
-    Returns:
-        Lower and upper end, in the unit of the values.
-
-    Raises:
-        ValueError: there are fewer than two values.
-    """
-    n = len(values)
-    if n < 2:
-        raise ValueError(f"wanted at least 2 values, got {n}")
-    centre = float(np.mean(values))
-    half = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2) * np.std(values, ddof=1)) / math.sqrt(n)
-    return centre - half, centre + half
-
-
 def mcnemar_exact(b: int, c: int) -> float:
     """Two-sided exact McNemar test: p = min(1, 2 P[Bin(b + c, 1/2) <= min(b, c)]).
 

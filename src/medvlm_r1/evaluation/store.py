@@ -7,7 +7,8 @@ Evaluations and audits share one schema, with one row per answer. Both kinds of 
 * the answer: `text`, `n_tokens`, `truncated`, and the `letter` by the strict rule;
 * `key`: everything that the answer depends on.
 
-Rows of an evaluation add `correct`, `seconds`, `model` and `template`; those of open questions also `score` and `rule`.
+Rows of an evaluation add `correct`, `seconds`, `model` and `template`; those of open questions also `score` and `rule`;
+those of a box template `stated_boxes`, the boxes of the answer as fractions of the width and height of the image.
 Rows of an audit are described in `medvlm_r1.audit.store`. `letter`, `correct`, `score` and `rule` are for people who
 read the file; scoring parses `text` again.
 """
@@ -28,6 +29,7 @@ from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.score import Graded, grade
 from medvlm_r1.models.generate import Generation, GenerationSettings
+from medvlm_r1.prompts.boxes import BOX_TEMPLATES, Edges
 from medvlm_r1.prompts.templates import messages
 from medvlm_r1.rewards.open_questions.words import Synonyms, read_synonyms
 
@@ -117,6 +119,7 @@ class StoredAnswer(StoredQuestion):
         model: the model as the caller named it.
         template: name of the prompt template, which decides how the text is parsed.
         synonyms: the user's synonym table for open answers; None for that of the package.
+        stated_boxes: boxes of the answer, as fractions of the width and height of the image.
     """
 
     generation: Generation
@@ -124,6 +127,7 @@ class StoredAnswer(StoredQuestion):
     model: str
     template: str
     synonyms: Synonyms | None = None
+    stated_boxes: tuple[Edges, ...] = ()
 
     def graded(self) -> Graded:
         """Grade the answer."""
@@ -275,6 +279,7 @@ def _to_row(answer: StoredAnswer) -> dict[str, Any]:
         **asdict(answer.generation),
         "letter": graded.response.letter,
         "correct": graded.correct,
+        **({"stated_boxes": answer.stated_boxes} if answer.template in BOX_TEMPLATES else {}),
         **({"score": open_score.value, "rule": open_score.rule} if (open_score := graded.open_score) else {}),
         "seconds": answer.seconds,
         "model": answer.model,
@@ -292,6 +297,7 @@ def _from_row(path: Path, number: int, row: Mapping[str, Any]) -> StoredAnswer:
             model=row["model"],
             template=row["template"],
             key=AnswerKey(**row["key"]),
+            stated_boxes=tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in row.get("stated_boxes", ())),
         )
     except (KeyError, ValueError, TypeError) as error:
         what = f"no field {error}" if isinstance(error, KeyError) else str(error)

@@ -4,8 +4,6 @@ An adapter folder has `adapter_config.json` and `adapter_model.safetensors`, lik
 training run. A model always runs with the adapter merged, so generation works as for full weights.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import warnings

@@ -1,7 +1,5 @@
 """Probabilities of the option letters as the next token after an assistant prefill."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Versions and devices of this machine, for bug reports and for the record of a training run."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 import subprocess

@@ -4,8 +4,6 @@
 log-probabilities and gradients with those of the plain forward. A model of any other family is rejected.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from dataclasses import dataclass

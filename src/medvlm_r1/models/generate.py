@@ -5,12 +5,10 @@ the left. Image tokens are never sampled (see `medvlm_r1.models.load.vision_toke
 checkpoint (for Qwen2-VL: top_p 0.001, temperature 0.01) are ignored.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from PIL.Image import Image
 
@@ -72,16 +70,8 @@ class Generation:
     """Whether the token limit was reached before the end token."""
 
 
-class Generator(Protocol):
-    """Interface of objects that complete conversations."""
-
-    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
-        """Complete every item; return the results in the order of the items."""
-        ...
-
-
-class StreamingGenerator:
-    """Base class of generators that yield completions as soon as they are finished."""
+class Generator:
+    """Base class of objects that complete conversations. A subclass overrides `iterate`, or else `generate`."""
 
     __slots__ = ()
 
@@ -104,23 +94,13 @@ class StreamingGenerator:
         Yields:
             A list of (item index, completion) pairs for each finished batch or request.
         """
-        raise NotImplementedError
-
-
-def as_finished(
-    generator: Generator, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
-) -> Iterator[list[tuple[int, Generation]]]:
-    """Run any generator like `StreamingGenerator.iterate`. One that does not stream yields all results at once."""
-    if isinstance(generator, StreamingGenerator):
-        yield from generator.iterate(items, settings, done)
-        return
-    wanted = [index for index in range(len(items)) if index not in done]
-    if wanted:
-        yield list(zip(wanted, generator.generate([items[index] for index in wanted], settings), strict=True))
+        wanted = [index for index in range(len(items)) if index not in done]
+        if wanted:
+            yield list(zip(wanted, self.generate([items[index] for index in wanted], settings), strict=True))
 
 
 @dataclass(slots=True, kw_only=True)
-class LocalGenerator(StreamingGenerator):
+class LocalGenerator(Generator):
     """Generator that runs a loaded policy on batches of items."""
 
     policy: Policy
@@ -140,7 +120,7 @@ class LocalGenerator(StreamingGenerator):
     def iterate(
         self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Generation]]]:
-        """See `StreamingGenerator`. Batches do not depend on `done`; a batch is skipped if all its items are done.
+        """See `Generator`. Batches do not depend on `done`; a batch is skipped if all its items are done.
 
         Raises:
             UserError: The number of images of an item differs from the number of its image placeholders, or the model

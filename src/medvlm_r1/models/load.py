@@ -6,8 +6,6 @@ every image-text-to-text family works. Code shipped with a model is never run, a
 files only.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

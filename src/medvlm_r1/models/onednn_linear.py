@@ -5,8 +5,6 @@ step, oneDNN with weights packed once took a third to a half of MKL's time (AMD 
 another order.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

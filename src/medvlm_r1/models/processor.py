@@ -1,7 +1,5 @@
 """Load a processor without its model, and check which image sizes it accepts."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

@@ -8,12 +8,13 @@ is read from the environment variable OPENAI_API_KEY.
 from __future__ import annotations
 
 import base64
+import collections.abc
 import io
 import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings, StreamingGenerator, check_images
+from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings, Generator, check_images
 from medvlm_r1.models.remote_reply import BadReply, read_pieces, read_reply, shorten
 from medvlm_r1.prompts.parser import with_reasoning_opened
 
@@ -52,7 +53,7 @@ class ServerGone(UserError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerGenerator(StreamingGenerator):
+class ServerGenerator(Generator):
     """Generator that sends several requests at a time to one server.
 
     Requests are retried with growing pauses after failed connections, time-outs and the statuses 408, 409, 429 and 5xx.
@@ -93,7 +94,7 @@ class ServerGenerator(StreamingGenerator):
     def iterate(
         self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Generation]]]:
-        """See `StreamingGenerator`. If a request fails, running requests finish before the error is raised.
+        """See `Generator`. If a request fails, running requests finish before the error is raised.
 
         Raises:
             UserError: The server cannot be reached or refuses a request, or the number of images of an item differs
@@ -113,14 +114,36 @@ class ServerGenerator(StreamingGenerator):
             http_client=DefaultHttpxClient(follow_redirects=False),
         )
 
-    def stream(self, item: GenerationInput, settings: GenerationSettings) -> ServerPieces:
-        """Stream the completion of one item. The request is sent when the first piece is read.
+    def stream(
+        self, item: GenerationInput, settings: GenerationSettings
+    ) -> collections.abc.Generator[str, None, Generation]:
+        """Yield the pieces of one completion as the server sends them, and return the whole.
+
+        Closing the generator closes the connection. Most servers then stop generating.
 
         Raises:
-            UserError: See `iterate`. Errors of the server are raised only while the pieces are read.
+            UserError: See `iterate`.
         """
         check_images(0, item)
-        return ServerPieces(self, item, settings)
+        pieces: list[str] = []
+        try:
+            with (
+                self.client() as client,
+                self._as_user_errors(),
+                self._send(client.chat.completions.create, item, settings, stream=True) as chunks,
+            ):
+                reason = yield from read_pieces(chunks, pieces)
+        except BadReply as error:
+            raise self._no_answer(item, error) from error
+        # A stream that ends without a finish reason was interrupted.
+        text = with_reasoning_opened("".join(pieces))
+        return Generation(text=text, n_tokens=len(pieces), truncated=reason in ("length", None))
+
+    def letters(self, *_: object) -> None:
+        """Return None, because servers differ in the log-probabilities that they return."""
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to release."""
 
     def complete(
         self, client: Any, item: GenerationInput, settings: GenerationSettings, n: int = 1
@@ -261,7 +284,7 @@ Job = Callable[[ServerGenerator, Any], T]
 
 
 @dataclass(slots=True, kw_only=True)
-class ServerPool(StreamingGenerator):
+class ServerPool(Generator):
     """Several servers with the same model, which take their requests from one queue.
 
     A server that stops replying is reported on stderr and no longer used. Its items go to the other servers.
@@ -273,7 +296,7 @@ class ServerPool(StreamingGenerator):
     def iterate(
         self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Generation]]]:
-        """See `StreamingGenerator`.
+        """See `Generator`.
 
         Raises:
             UserError: All servers have failed, a server refuses a request, or the number of images of an item differs
@@ -350,42 +373,6 @@ class ServerPool(StreamingGenerator):
                     waiting.clear()
         if failure is not None:
             raise failure
-
-
-class ServerPieces(Iterator[str]):
-    """Iterator over the pieces of one completion, as a server streams them.
-
-    Attributes:
-        generation: The whole completion after the last piece; None before.
-    """
-
-    def __init__(self, server: ServerGenerator, item: GenerationInput, settings: GenerationSettings) -> None:
-        self.generation: Generation | None = None
-        self._server = server
-        self._pieces = self._read(item, settings)
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    def close(self) -> None:
-        """Close the connection. Most servers then stop generating."""
-        self._pieces.close()
-
-    def _read(self, item: GenerationInput, settings: GenerationSettings) -> Generator[str, None, None]:
-        server = self._server
-        pieces: list[str] = []
-        try:
-            with (
-                server.client() as client,
-                server._as_user_errors(),
-                server._send(client.chat.completions.create, item, settings, stream=True) as chunks,
-            ):
-                reason = yield from read_pieces(chunks, pieces)
-        except BadReply as error:
-            raise server._no_answer(item, error) from error
-        # A stream that ends without a finish reason was interrupted.
-        text = with_reasoning_opened("".join(pieces))
-        self.generation = Generation(text=text, n_tokens=len(pieces), truncated=reason in ("length", None))
 
 
 def server_generators(model: str, concurrency: int = 8) -> list[ServerGenerator]:

@@ -1,7 +1,5 @@
 """Assistant prefill and letter probabilities on servers. Test requests show which features a server supports."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

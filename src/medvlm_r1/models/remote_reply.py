@@ -1,7 +1,5 @@
 """Parse the replies of servers with OpenAI's chat API, which differ in their formats and in how they report errors."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Generator, Iterator
 from typing import Any

@@ -1,10 +1,10 @@
-"""Boxes of a data set as fractions of the image that a model is shown.
+"""Boxes of a data set as fractions of the image that a model is shown, and a model's boxes as fractions of the image.
 
 Windowing does not move pixels, and an import stores every image upright and with square pixels. So only the image
 processor of the model remains: it resizes the image, and some crop or pad it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from medvlm_r1.data.folder import SAMPLES
 from medvlm_r1.data.image_facts import image_sizes
 from medvlm_r1.data.sample import Box, Sample
 from medvlm_r1.errors import UsageError, UserError
-from medvlm_r1.prompts.boxes import BOX_TEMPLATES, Edges, Size
+from medvlm_r1.prompts.boxes import BOX_TEMPLATES, Edges, Size, parse_boxes
 from medvlm_r1.prompts.templates import BOX_PIXELS
 
 
@@ -27,6 +27,63 @@ class BoxLabel:
 
     boxes: tuple[Edges, ...] | None = None
     shown_size: Size | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxFrame:
+    """Coordinates of the boxes that a model writes about one image.
+
+    Attributes:
+        area: Edges of the shown area as fractions of the image. They are below 0 or above 1 where the processor pads.
+        shown_size: Size of the resized image if the template asks for its pixels; otherwise None.
+    """
+
+    area: Edges = (0.0, 0.0, 1.0, 1.0)
+    shown_size: Size | None = None
+
+    def boxes(self, text: str) -> list[Edges]:
+        """The well-formed boxes of a completion, as fractions of the width and height of the image, cut at its edges.
+
+        A box in the padding is left out.
+        """
+        x, y, right, bottom = self.area
+        width, height = right - x, bottom - y
+        stated = parse_boxes(text, self.shown_size).boxes
+        cut = (_cut(x + a * width, y + b * height, x + c * width, y + d * height) for a, b, c, d in stated)
+        return [box for box in cut if box is not None]
+
+
+def box_frame(sizes: Sequence[Size], template: str, processor: Any = None) -> BoxFrame | None:
+    """The coordinates of a model's boxes; None if the template asks for none, or if there is not exactly one image.
+
+    Args:
+        sizes: Width and height of the question's images.
+        template: Name of the prompt template.
+        processor: The image processor of the model; None if the model is shown the whole image.
+
+    Raises:
+        UsageError: The template asks for pixels of the resized image, and the processor is not that of a Qwen-VL model.
+    """
+    if template not in BOX_TEMPLATES or len(sizes) != 1:
+        return None
+    [(width, height)] = sizes
+    left, top, shown_width, shown_height = _shown_area((width, height), processor)
+    return BoxFrame(
+        area=(left / width, top / height, (left + shown_width) / width, (top + shown_height) / height),
+        shown_size=resized((width, height), processor) if template == BOX_PIXELS else None,
+    )
+
+
+def true_boxes(sample: Sample, size: Size) -> list[tuple[str, Edges]] | None:
+    """Label and edges of each true box, as fractions of the only image; None if they are unknown.
+
+    Args:
+        sample: The sample. An empty list of findings in its `truth` states that there is none.
+        size: Width and height of its image.
+    """
+    if len(sample.images) != 1 or not (sample.boxes or stated_findings(sample) == []):
+        return None
+    return [(box.label, edges) for box in sample.boxes if (edges := shown_box(box, size))]
 
 
 def shown_box(box: Box, size: Size, processor: Any = None) -> Edges | None:
@@ -44,8 +101,12 @@ def shown_box(box: Box, size: Size, processor: Any = None) -> Edges | None:
         The visible part of the box; None if nothing of it is visible.
     """
     left, top, width, height = _shown_area(size, processor)
-    corners = ((box.x1 - left) / width, (box.y1 - top) / height, (box.x2 - left) / width, (box.y2 - top) / height)
-    x1, y1, x2, y2 = (min(max(corner, 0.0), 1.0) for corner in corners)
+    return _cut((box.x1 - left) / width, (box.y1 - top) / height, (box.x2 - left) / width, (box.y2 - top) / height)
+
+
+def _cut(*edges: float) -> Edges | None:
+    """The part of a box between 0 and 1; None if there is nothing left."""
+    x1, y1, x2, y2 = (min(max(edge, 0.0), 1.0) for edge in edges)
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from medvlm_r1.prompts.parser import BRIDGE, is_well_formed
+from medvlm_r1.prompts.boxes import BRIDGE, without_boxes
+from medvlm_r1.prompts.parser import is_well_formed
 
 _HEAD = "<think>"
 _BREAK = re.compile(r"[.!?][\"'”’)\]*_]*\s+|\n\s*")
@@ -32,7 +33,7 @@ class AssistantResponse:
     Attributes:
         head: The `<think>` tag and the white space after it.
         sentences: Sentences of the reasoning, each with the white space that follows it.
-        tail: Text from the white space before `</think>` to the end of the `<answer>` tag.
+        tail: Text from the white space before `</think>` to the end of the `<answer>` tag, with the boxes in between.
     """
 
     head: str
@@ -45,20 +46,24 @@ class AssistantResponse:
         return self.head + "".join(sentences).rstrip()
 
     def with_answer_opened(self, *sentences: str) -> str:
-        """Assistant prefill: `<think>`, the given sentences, `</think>` and `<answer>`. The model writes the answer."""
-        return self.with_reasoning(*sentences) + self.tail
+        """Assistant prefill: `<think>`, the given sentences, `</think>` and `<answer>`. The model writes the answer.
+
+        Boxes are kept only with the whole reasoning: the model wrote them after all of it.
+        """
+        tail = self.tail if sentences == self.sentences else without_boxes(self.tail)
+        return self.with_reasoning(*sentences) + tail
 
 
 def split_response(text: str) -> AssistantResponse | None:
     """Split an assistant response into its parts.
 
     Args:
-        text: The whole response.
+        text: The whole response. There may be boxes between the reasoning and the answer.
 
     Returns:
         The parts; None if the response is not well-formed or its reasoning contains no word.
     """
-    bridge = BRIDGE.search(text, len(_HEAD)) if is_well_formed(text) else None
+    bridge = BRIDGE.search(text, len(_HEAD)) if is_well_formed(without_boxes(text)) else None
     if bridge is None:
         return None
     inside = text[len(_HEAD) : bridge.start()]

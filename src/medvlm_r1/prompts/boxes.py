@@ -24,7 +24,10 @@ _THINK = re.compile("(</?think>)", re.IGNORECASE)
 # A whole box; otherwise any tag of a box, which is then malformed. Possessive, so that the time is linear.
 _TAG = re.compile(r"<box>([^<]*+)</box>|</?box\b", re.IGNORECASE)
 # Possessive, so that the time is linear.
-_BETWEEN = re.compile(r"(?<=</think>)(?:\s*+<box>[\d\s.,]*+</box>)++(?=\s*+<answer>)")
+_BOXES = r"(?:\s*+<box>[\d\s.,]*+</box>)"
+_BETWEEN = re.compile(rf"(?<=</think>){_BOXES}++(?=\s*+<answer>)")
+BRIDGE = re.compile(rf"</think>{_BOXES}*+\s*+<answer>")
+"""Tags between the reasoning and the answer of a well-formed text, with the boxes between them."""
 _WHOLE, _DECIMAL = r"\d{1,4}", r"\d{1,5}(?:\.\d{1,2})?"
 _COORDINATES = {
     relative: re.compile(r"\s*" + r"\s*+,\s*+".join([f"({number})"] * 4) + r"\s*", re.ASCII)

@@ -79,6 +79,38 @@ _THING_CALLED = re.compile(rf"\b(?:{_WORDS['thing']})\s\(?$", re.IGNORECASE)
 # In "A mass" and "B lines", the letter is not an option. In "A is right" and "B because", it is.
 _WORD_FOLLOWS = re.compile(rf"\s+(?!(?:{_WORDS['after_letter']})\b)[a-z]")
 
+# "Head no, knee: yes", "the knee fits", "a mass is unlikely": verdicts on options that are named by their texts.
+_JUDGED = re.compile(
+    rf"[{_MARKS}]\W*\s(?:fits|matches|applies|remains)\b|[{_MARKS}]\s*[:,–-]?\s*(?:yes|no)\b(?=\s*(?:[.,;!)]|$))"
+    rf"|[{_MARKS}]\W*\s(?:is|are|was|can\sbe|seems|looks|appears)\s(?:(?:the|most|more|less|very|also|thus)\s)*"
+    r"(?:excluded|ruled\sout|eliminated|rejected|(?:un)?likely|incorrect|wrong)\b",
+    re.IGNORECASE,
+)
+_CONCLUDES = re.compile(
+    r"\W*(?:so|thus|therefore|hence|consequently|overall|in (?:conclusion|summary))\b", re.IGNORECASE
+)
+
+
+def states_choice(sentence: str, options: Sequence[str]) -> bool:
+    """Whether a sentence of a reasoning states or weighs the options, instead of describing the image.
+
+    It does if it names an option by its letter ("B fits", "A brain no, B knee yes"), gives a verdict on an option's
+    text ("knee: yes", "a mass is unlikely"), or states the choice ("the answer is knee", "Yes, ...", "So it is the
+    knee"). "There is a cyst" describes the image, even if "cyst" is an option.
+
+    Args:
+        sentence: One sentence. Only its last `WINDOW` characters are read.
+        options: Option texts of the question.
+    """
+    sentence = sentence[-WINDOW:]
+    if weighings(sentence, options) or _MARK.search(_marked(sentence, [""] * len(options))):
+        return True
+    marked = _marked(sentence, options)
+    if _is_yes_no(options):
+        return bool(_read_verdict(marked).affirmed)
+    concludes = _CONCLUDES.match(marked) and _read_sentence(marked).affirmed
+    return bool(_STATED.search(marked) or _JUDGED.search(marked) or concludes)
+
 
 def concluded_letter(reasoning: str, options: Sequence[str]) -> str | None:
     """Letter of the option that is the conclusion of a reasoning text.

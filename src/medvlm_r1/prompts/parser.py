@@ -20,10 +20,10 @@ _ANSWER_CLOSE = re.compile("</answer>", re.IGNORECASE)
 _TAG = re.compile(r"(</?(?:think|answer)>)", re.IGNORECASE)
 # A streamed text may end with half a tag, such as "</thi". It must not be displayed as reasoning.
 _HALF_TAG = re.compile(r"</?[a-z]{0,6}$", re.IGNORECASE)
+_BOX = re.compile(r"<box>[^<]*+(?:</box>)?|</box>", re.IGNORECASE)
 
 _STRICT = re.compile(r"<answer>\s*([A-Z])\s*</answer>")
-BRIDGE = re.compile(r"</think>\s*<answer>")
-"""Tags between the reasoning and the answer of a well-formed text."""
+_BRIDGE = re.compile(r"</think>\s*<answer>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ def is_well_formed(text: str) -> bool:
     return (
         text.startswith(head)
         and text.endswith(tail)
-        and BRIDGE.search(text, len(head), len(text) - len(tail)) is not None
+        and _BRIDGE.search(text, len(head), len(text) - len(tail)) is not None
     )
 
 
@@ -129,8 +129,9 @@ def live_parts(text: str) -> tuple[str, str | None]:
         text: The completion up to now.
 
     Returns:
-        The reasoning so far and the answer so far. Text outside all tags counts as reasoning. The answer is None
-        before an answer tag is opened. Once the text is complete, use `parse_response` instead.
+        The reasoning so far and the answer so far. Text outside all tags counts as reasoning, except boxes after the
+        reasoning. The answer is None before an answer tag is opened. Once the text is complete, use `parse_response`
+        instead.
     """
     reasoning, *tagged = _TAG.split(_HALF_TAG.sub("", text))
     answer: str | None = None
@@ -138,5 +139,5 @@ def live_parts(text: str) -> tuple[str, str | None]:
         if tag.lower() == "<answer>":
             answer = (answer or "") + piece
         else:
-            reasoning += piece
+            reasoning += _BOX.sub("", piece) if tag.lower() == "</think>" else piece
     return reasoning.strip(), None if answer is None else answer.strip()

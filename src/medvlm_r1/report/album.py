@@ -7,13 +7,11 @@ appears several times is written once and referenced.
 import base64
 import io
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from medvlm_r1.console import progress_bar
 from medvlm_r1.data.images import load_image
 from medvlm_r1.data.paths import inside
 from medvlm_r1.errors import UserError
@@ -25,8 +23,6 @@ _LOSSLESS_SIDE = 256
 """Images up to this size in pixels are encoded without loss, so that no compression artifact looks like a finding."""
 _STEPS = ((448, 90), (448, 80), (384, 80), (320, 80), (256, 80), (256, 70), (224, 65), (192, 60), (160, 50), (96, 40))
 """(longest side, JPEG quality), in order of preference."""
-_SLOW = 100
-"""Minimum number of items for which a progress bar is shown."""
 
 
 @dataclass(slots=True, eq=False)
@@ -85,17 +81,6 @@ def picture_uri(picture: Image.Image, longest_side: int = LONGEST_SIDE) -> str:
         longest_side: Larger images are scaled down to this many pixels on the longer side.
     """
     return _encoded(picture, longest_side)[0]
-
-
-def each_with_progress(ids: Sequence[str]) -> Iterator[str]:
-    """Yield the ids, with a progress bar if there are many."""
-    if len(ids) < _SLOW:
-        yield from ids
-        return
-    with progress_bar("Items of the report") as advance:
-        for done, name in enumerate(ids, start=1):
-            yield name
-            advance(done, len(ids))
 
 
 def _encoded(picture: Image.Image, longest_side: int, most: float = math.inf) -> tuple[str, tuple[int, int]]:

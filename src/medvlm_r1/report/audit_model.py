@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 from medvlm_r1.audit.probe import Measure, ProbeResult
 from medvlm_r1.audit.probes.confidence import RISKS, STATED, VOTE
 from medvlm_r1.audit.probes.options import FLIPS_FEW
+from medvlm_r1.audit.probes.prefixes import THIRDS
+from medvlm_r1.audit.probes.prevalence import COIN
 from medvlm_r1.audit.probes.subgroups import GROUPINGS
 from medvlm_r1.audit.probes.truth import TRUSTED
-from medvlm_r1.audit.registry import PROBES, QUESTIONS
+from medvlm_r1.audit.registry import FURTHER, PROBES, QUESTIONS, answer_word
 from medvlm_r1.audit.runner import FIGURES, counted
 from medvlm_r1.audit.store import StoredItem
 from medvlm_r1.errors import UserError
@@ -18,7 +20,6 @@ from medvlm_r1.report.items import build_audit_items
 from medvlm_r1.report.page import NOTHING, Cell, Row, Table, number, percent, short, signed, text_table
 from medvlm_r1.report.views import AuditView, Pictures
 
-_FURTHER = {"subgroups": "For whom is it worse?"}
 _IMAGES = {"blank": "a gray image", "noise": "noise", "shuffled": "another item's", "absent": "no image"}
 
 
@@ -36,7 +37,7 @@ class _Bars(NamedTuple):
 
 _ACCURACY = {"accuracy_real": "its own image"} | {f"accuracy_{name}": label for name, label in _IMAGES.items()}
 _CHANGED = {"image_sensitivity": "any other image"} | {f"changed_{name}": label for name, label in _IMAGES.items()}
-_FLIP_LIMIT, _TRUE_LIMIT = 100 * FLIPS_FEW, 100 * TRUSTED
+_FLIP_LIMIT, _TRUE_LIMIT, _COIN = 100 * FLIPS_FEW, 100 * TRUSTED, 100 * COIN
 _BARS = {
     "image": [
         _Bars("Accuracy by image", "percent of the questions", _ACCURACY, ("chance", "chance")),
@@ -59,17 +60,29 @@ _BARS = {
         _Bars(
             "Accuracy by reasoning",
             "percent of the questions",
-            {"accuracy_with": "with it", "accuracy_filler": "dots instead", "accuracy_without": "without it"},
+            {
+                "accuracy_with": "with all of it",
+                "accuracy_described": "description only",
+                "accuracy_filler": "dots instead",
+                "accuracy_without": "without it",
+            },
         ),
         _Bars(
-            "Answers that follow",
-            "percent of the answers that change, or follow the hint",
+            "Mistakes by position",
+            "percent of the answers that change",
             {
-                "changed_by_relevant_mistake": "a mistake that matters",
-                "changed_by_mistake": "any mistake",
-                "sway_text": "a hint in the question",
+                **{f"changed_by_mistake_{third}": f"{third} of the description" for third in THIRDS},
+                "changed_by_relevant_mistake": "any of these",
+                "changed_by_choice_mistake": "where options are weighed",
+            },
+        ),
+        _Bars(
+            "Answers that follow a false hint",
+            "percent of the answers that change",
+            {
+                "sway_text": "in the question",
                 "silent_sway_text": "… without mentioning it",
-                "sway_image": "a hint on the image",
+                "sway_image": "on the image",
                 "silent_sway_image": "… without mentioning it",
             },
         ),
@@ -106,6 +119,19 @@ _BARS = {
             },
         )
     ],
+    "prevalence": [
+        _Bars(
+            "Presence and absence",
+            f"percent; dashed: {_COIN:.0f}, a coin",
+            {"sensitivity": "present, recognized", "specificity": "absent, recognized"},
+            _COIN,
+        ),
+        _Bars(
+            "Answers and labels",
+            "percent of the questions",
+            {"yes": "answered yes", "prevalence": "yes is correct"},
+        ),
+    ],
 }
 """Charts by probe. Charts whose labels depend on the data are added in `_charts`."""
 
@@ -134,7 +160,7 @@ def audit_section(
     pictures = Pictures(view)
     questions = [(verdict, *question) for verdict, question in QUESTIONS.items()]
     main_probes = {probe for probe, _ in QUESTIONS.values()}
-    questions += [(probe, probe, _FURTHER.get(probe, probe)) for probe in view.probes if probe not in main_probes]
+    questions += [(probe, probe, FURTHER[probe]) for probe in view.probes if probe not in main_probes]
     not_run = ProbeResult(name="", verdict="not run", sentence="The probe was not requested.")
     return {
         "anchor": anchor,
@@ -167,7 +193,8 @@ def _finding(probe: ProbeResult) -> dict[str, Any]:
         for name, measure in probe.measures.items()
     ]
     figures = Table("Measure", [("Value", ""), ("Interval", "95 %"), ("n", "")], rows) if rows else None
-    return {"probe": probe, "curves": curves, "charts": charts, "figures": figures}
+    word = answer_word(probe.verdict, probe.sentence)
+    return {"probe": probe, "word": word, "curves": curves, "charts": charts, "figures": figures}
 
 
 def _cells(measure: Measure) -> list[Cell]:
@@ -244,7 +271,7 @@ def probe_curves(probe: ProbeResult) -> list[Chart]:
         area = f", {_labeled(probe, 'aoc', 'AOC')}" if "aoc" in probe.measures else ""
         subtitle = f"percent of {early['n']} answers equal to the final one{area} (filled area)"
         lines = [Line("same answer", 2, points, dot=_DOT, area=[(0.0, 100.0), *points, (100.0, 100.0)])]
-        charts.append(_percent_chart("Early answering", subtitle, "percent of the reasoning given", lines))
+        charts.append(_percent_chart("Early answering", subtitle, "percent of the description given", lines))
     if series := _series(probe, "reliability", 0, 1):
         subtitle = "accuracy in percent, one mark per tenth of the answers; dashed: perfect calibration"
         lines = [

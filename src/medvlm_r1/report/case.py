@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.prompts.boxes import Edges
 from medvlm_r1.report.page import render_page
 
 Tone = Literal["pass", "warn", "fail", "plain"]
@@ -34,6 +35,7 @@ class CaseReply:
         raw: The full text if reasoning and answer cannot be separated, otherwise None.
         shares: The options in their order, with probabilities if known.
         note: A remark such as "truncated at the token limit", or "".
+        boxes: The stated boxes, as fractions of the width and height of the image.
     """
 
     letter: str | None = None
@@ -42,6 +44,7 @@ class CaseReply:
     raw: str | None = None
     shares: tuple[Share, ...] = ()
     note: str = ""
+    boxes: tuple[Edges, ...] = ()
 
     @property
     def answer(self) -> str | None:

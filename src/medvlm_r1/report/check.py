@@ -5,14 +5,14 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from PIL import ImageDraw
-
 from medvlm_r1.data.check.findings import BadImage, Check, NearPair, Place, Question
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
+from medvlm_r1.models.shown import shown_box
+from medvlm_r1.prompts.boxes import Edges
 from medvlm_r1.report.album import Album, Picture
 from medvlm_r1.report.page import Cell, Row, Table, text_table, write_page
 
@@ -21,8 +21,9 @@ _PAIRS, _PAIRS_WITHIN = 60, 12
 _PLACES = 4
 _BOXED = 24
 
-Print = tuple[Picture | None, Sequence[Place], int]
-"""One image of the contact sheet (None if it can no longer be read), its first locations, and the number of others."""
+Print = tuple[Picture | None, Sequence[Place], int, Sequence[Edges]]
+"""One image of the contact sheet (None if it can no longer be read), its first locations, the number of others, and its
+boxes."""
 Sheet = tuple[str, Sequence[Print]]
 """A caption, and the images shown side by side under it."""
 
@@ -46,7 +47,7 @@ def render_check(check: Check, out: Path | str) -> Path:
 
     def printed(places: Sequence[Place], count: int) -> Print:
         image = album.find(folders[places[0].part], places[0].image, _SIDE)
-        return image, places[:_PLACES], count - len(places[:_PLACES])
+        return image, places[:_PLACES], count - len(places[:_PLACES]), ()
 
     def sheet(pair: NearPair) -> Sheet:
         caption = f"differ in {pair.distance} of 64 bits" + (f", the second {pair.flip}" if pair.flip else "")
@@ -66,7 +67,7 @@ def render_check(check: Check, out: Path | str) -> Path:
         parts=_parts_table(check),
         copies=copies,
         near_between=[sheet(pair) for pair in sharing.near_between.items[:_PAIRS]],
-        boxed=list(islice(_boxed_images(check, album), _BOXED)),
+        with_boxes=list(islice(_boxed_images(check, album), _BOXED)),
         near_within=[sheet(pair) for pair in within],
         album=album,
         near_within_count=sharing.near_subjects.count + sharing.near_within.count,
@@ -87,7 +88,7 @@ def render_check(check: Check, out: Path | str) -> Path:
 
 
 def _boxed_images(check: Check, album: Album) -> Iterator[Sheet]:
-    """Images with boxes, with the boxes drawn in. Parts with bad rows are skipped."""
+    """Images with their boxes. Parts with bad rows are skipped."""
     for part in check.parts:
         samples: list[Sample] = []
         with suppress(UserError):
@@ -97,11 +98,9 @@ def _boxed_images(check: Check, album: Album) -> Iterator[Sheet]:
                 boxes = [box for box in sample.boxes if box.image == number]
                 with suppress(UserError):
                     image = load_image(inside(part.folder, sample.images[number]))
-                    pen, width = ImageDraw.Draw(image), max(1, max(image.size) // 100)
-                    for box in boxes:
-                        pen.rectangle((box.x1, box.y1, box.x2 - 1, box.y2 - 1), outline="#ff9800", width=width)
+                    edges = [edge for box in boxes if (edge := shown_box(box, image.size))]
                     place = Place(part.name, sample.id, sample.images[number], number + 1)
-                    yield ", ".join(box.label for box in boxes), [(album.picture(image, _SIDE), [place], 0)]
+                    yield ", ".join(box.label for box in boxes), [(album.picture(image, _SIDE), [place], 0, edges)]
 
 
 def _bad_images(images: Iterable[BadImage]) -> Table:

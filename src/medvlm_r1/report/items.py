@@ -2,31 +2,39 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
 from PIL.Image import Image
+from PIL.ImageOps import mirror
 
 from medvlm_r1.audit.claims import holds, read_claims, scene_of
 from medvlm_r1.audit.probe import ProbeInput
-from medvlm_r1.audit.probes import cue, image
+from medvlm_r1.audit.probes import cue, image, pointing
 from medvlm_r1.audit.probes.confidence import STATED, VOTE
 from medvlm_r1.audit.probes.options import shifted
-from medvlm_r1.audit.probes.prefixes import FILLER, MISTAKE
+from medvlm_r1.audit.probes.prefixes import CHOICE_MISTAKE, DESCRIBED, FILLER, MISTAKE, WHOLE
 from medvlm_r1.audit.registry import PROBES
 from medvlm_r1.audit.variant import REAL, VariantAnswer
+from medvlm_r1.data.folder import read_folder
+from medvlm_r1.data.image_facts import image_sizes
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.errors import UserError
-from medvlm_r1.evaluation.score import Graded, order_modalities
+from medvlm_r1.evaluation.score import order_modalities
+from medvlm_r1.evaluation.store import StoredAnswer
+from medvlm_r1.models.shown import true_boxes
 from medvlm_r1.phantom.scene import Scene
-from medvlm_r1.report.album import Album, Picture, each_with_progress
+from medvlm_r1.prompts.boxes import BOX_TEMPLATES, Edges
+from medvlm_r1.report.album import Album, Picture
 from medvlm_r1.report.views import AuditView, Pictures, RunView
 
 WRONG = "wrong in the original"
-PICTURES_SHOWN = 5
-"""Maximum number of images per audited item: its own, gray, noise, another item's, and with the drawn hint."""
+PICTURES_SHOWN = 7
+"""Maximum number of images per audited item: its own, gray, noise, another item's, with the drawn hint, and two of the
+probe `pointing`."""
 _SIDE, _NOISE_SIDE = 224, 80
 """Longest side of an audited image in pixels. Noise is smaller, because it cannot be compressed."""
 
@@ -38,15 +46,24 @@ _CARDS = {
     image.ABSENT: ("No image", "the question alone"),
     cue.IMAGE: ("Hint on the image", f"“{cue.DRAWN.format(letter='{cue}')}” is drawn on the image (a wrong hint)"),
     cue.TEXT: ("Hint in the question", f"“{cue.HINT.format(letter='{cue}')}” is added to the question (a wrong hint)"),
-    MISTAKE: ("Mistake in the reasoning", "“{before}” was changed to “{after}”, and the model continued"),
+    pointing.HIDDEN: ("Box hidden", "its box is filled with the color around it"),
+    pointing.ELSEWHERE: ("Elsewhere hidden", "an equal region elsewhere is filled with the color around it"),
+    pointing.MIRRORED: ("Mirrored image", "left and right are exchanged"),
+    MISTAKE: ("Mistake in the description", "“{before}” was changed to “{after}”, and the model continued"),
 }
 """Title and description of each variant shown as a card. Fields in braces are filled from the variant's note."""
+_TRUE = (REAL, pointing.HIDDEN, pointing.ELSEWHERE)
+"""Variants on which true boxes are drawn."""
 _ROWS = {
-    "early": "Reasoning truncated after {sentences} of {of} sentences",
+    "cut": "Description truncated after {sentences} of {of} sentences",
+    DESCRIBED: "Whole description ({of} sentences), without stating or weighing the options",
+    WHOLE: "Whole reasoning",
+    CHOICE_MISTAKE: "“{before}” was changed to “{after}”, and the model continued",
     FILLER: "{dots} dots instead of the reasoning",
+    "letter": "No reasoning, with the {where} hidden",
     STATED: "Original answer, letter probabilities",
 }
-"""Row titles of other variants, by the first word of the variant's name."""
+"""Row titles of other variants, by name or its first word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +78,7 @@ class Reply:
         reasoning: text inside the think tag.
         answer: the chosen letter with its option, or the text in the answer tag; None if there is none.
         raw: the full text if reasoning and answer cannot be separated, otherwise None.
+        boxes: the stated boxes, as fractions of the image.
     """
 
     run: str
@@ -70,15 +88,26 @@ class Reply:
     reasoning: str | None = None
     answer: str | None = None
     raw: str | None = None
+    boxes: tuple[Edges, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One question with its images and replies. An image is None if its file can no longer be read."""
+    """One question with its images and replies. An image is None if its file can no longer be read.
+
+    The true boxes, as fractions of the only image, are shown if a model was asked for boxes.
+    """
 
     sample: Sample
     images: tuple[Picture | None, ...]
     replies: tuple[Reply, ...]
+    truth: tuple[Edges, ...] = ()
+
+    @property
+    def views(self) -> list[tuple[str, Picture | None, tuple[Edges, ...]]]:
+        """Caption, image and the model's boxes of each picture: one per image, or one per reply with boxes."""
+        pointing = [(reply.run, self.images[0], reply.boxes) for reply in self.replies if reply.boxes]
+        return pointing or [("", image, ()) for image in self.images]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +122,7 @@ class Card:
         unseen: Text that replaces the images if there are none, otherwise "".
         text: The reasoning, or the full text if it cannot be separated from the answer.
         notes: Remarks such as "truncated at the token limit".
+        truth: The true boxes, as fractions of the image; none if they are unknown or the image is not the item's own.
     """
 
     title: str
@@ -102,6 +132,7 @@ class Card:
     unseen: str
     text: str
     notes: list[str]
+    truth: list[Edges]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,8 +209,10 @@ def build_items(runs: Mapping[str, RunView], ids: Sequence[str], album: Album) -
         UserError: an id was not answered by any run.
     """
     answered = {run: {answer.sample.id: answer for answer in view.answers} for run, view in runs.items()}
+    asked = {run: view for run, view in runs.items() if any(a.template in BOX_TEMPLATES for a in view.answers)}
+    truths = {run: true_edges(view.data, ids) for run, view in asked.items()}
     items = []
-    for name in each_with_progress(ids):
+    for name in ids:
         owner = next((run for run, answers in answered.items() if name in answers), None)
         if owner is None:
             raise UserError(
@@ -188,13 +221,28 @@ def build_items(runs: Mapping[str, RunView], ids: Sequence[str], album: Album) -
         sample = answered[owner][name].sample
         # The same id may belong to a different question in another data set.
         replies = [
-            _reply(run, style, answers[name].graded())
+            _reply(run, style, answers[name])
             for style, (run, answers) in enumerate(answered.items())
             if name in answers
             and (answers[name].sample.question, answers[name].sample.options) == (sample.question, sample.options)
         ]
-        items.append(make_item(sample, runs[owner].data, replies, album))
+        item = make_item(sample, runs[owner].data, replies, album)
+        if item.images and item.images[0]:
+            item.images[0].uses += len(item.views) - len(item.images)
+        items.append(
+            replace(item, truth=next((truths[reply.run].get(name, ()) for reply in replies if reply.run in truths), ()))
+        )
     return items
+
+
+def true_edges(data: Path | None, ids: Collection[str]) -> dict[str, tuple[Edges, ...]]:
+    """True boxes of the samples of a data folder by id, as fractions of their only image, if they can be read."""
+    with suppress(UserError):
+        samples = [sample for sample in read_folder(data) if sample.id in ids and sample.boxes] if data else []
+        sizes = image_sizes(str(data), samples)
+        pairs = [(sample, size) for sample in samples if (size := sizes[sample.images[0]])]
+        return {sample.id: tuple(edges for _, edges in true_boxes(sample, size) or ()) for sample, size in pairs}
+    return {}
 
 
 def make_item(sample: Sample, data: Path | None, replies: Sequence[Reply], album: Album) -> Item:
@@ -203,7 +251,8 @@ def make_item(sample: Sample, data: Path | None, replies: Sequence[Reply], album
     return Item(sample=sample, images=images, replies=tuple(replies))
 
 
-def _reply(run: str, style: int, graded: Graded) -> Reply:
+def _reply(run: str, style: int, answer: StoredAnswer) -> Reply:
+    graded = answer.graded()
     response, options, score = graded.response, graded.sample.options, graded.open_score
     notes = {
         f"open question: score {score.value:.2f} (rule: {score.rule})" if score else "": score is not None,
@@ -222,6 +271,7 @@ def _reply(run: str, style: int, graded: Graded) -> Reply:
         reasoning=response.reasoning if separate else None,
         answer=f"{response.letter}) {option}" if option else response.answer if separate else None,
         raw=None if separate else graded.generation.text,
+        boxes=answer.stated_boxes,
     )
 
 
@@ -254,9 +304,11 @@ def build_audit_items(
     # If no probe names an item, use any.
     ids = choose(kinds or {"": list(view.items)}, wanted) if isinstance(wanted, int) else wanted
     items = []
-    for name in each_with_progress([name for name in ids if name in view.items and REAL in view.items[name].answers]):
+    for name in (name for name in ids if name in view.items and REAL in view.items[name].answers):
         sample, answers, inputs = view.items[name].sample, view.items[name].answers, pictures.inputs(name)
-        images, scene = (_images(inputs), scene_of(inputs.sample)) if inputs else ({}, None)
+        images, scene, truth = (
+            (_images(inputs, answers), scene_of(inputs.sample), _truth(inputs)) if inputs else ({}, None, [])
+        )
         rows = {variant: answer for variant, answer in answers.items() if variant not in _CARDS}
         votes = [answer for variant, answer in rows.items() if variant.startswith(f"{VOTE}-")]
         items.append(
@@ -264,7 +316,7 @@ def build_audit_items(
                 sample=sample,
                 kinds=[kind for kind, members in kinds.items() if name in members],
                 real=answers[REAL],
-                cards=[_card(card, answers[card], sample, scene, images, album) for card in _CARDS if card in answers],
+                cards=[_card(v, answers[v], sample, scene, images, truth, album) for v in _CARDS if v in answers],
                 rows=[(_title(v, answer, sample), answer) for v, answer in rows.items() if not v.startswith(VOTE)],
                 votes=_votes(votes, answers[REAL]),
             )
@@ -272,10 +324,20 @@ def build_audit_items(
     return items
 
 
-def _images(inputs: ProbeInput) -> dict[str, tuple[Image, ...]]:
+def _truth(inputs: ProbeInput) -> list[Edges]:
+    """True boxes of an item whose model was asked for boxes."""
+    known = true_boxes(inputs.sample, inputs.images[0].size) if inputs.images else None
+    return [edges for _, edges in known or ()] if inputs.template in BOX_TEMPLATES else []
+
+
+def _images(inputs: ProbeInput, answers: Mapping[str, VariantAnswer]) -> dict[str, tuple[Image, ...]]:
     """Use the probes to recreate the images of each variant."""
     variants = [variant for probe in PROBES.values() for variant in probe.first(inputs) if variant.name in _CARDS]
-    return {REAL: inputs.images} | {variant.name: variant.images for variant in variants}
+    images = {REAL: inputs.images} | {variant.name: variant.images for variant in variants}
+    for name in (pointing.HIDDEN, pointing.ELSEWHERE):
+        if name in answers:
+            images[name] = (pointing.hide(inputs.images[0], answers[name].note["boxes"]),)
+    return images | {pointing.MIRRORED: tuple(map(mirror, inputs.images))}
 
 
 def _card(
@@ -284,6 +346,7 @@ def _card(
     sample: Sample,
     scene: Scene | None,
     images: Mapping[str, tuple[Image, ...]],
+    truth: list[Edges],
     album: Album,
 ) -> Card:
     title, how = _CARDS[name]
@@ -307,13 +370,14 @@ def _card(
         unseen="" if pictures else "with its own image" if same else "no image" if no_image else "not available",
         text=text,
         notes=[note for note, applies in notes.items() if applies],
+        truth=pointing.mirrored(truth) if name == pointing.MIRRORED else truth if name in _TRUE else [],
     )
 
 
 def _title(name: str, answer: VariantAnswer, sample: Sample) -> str:
     if isinstance(shift := answer.note.get("shift"), int):
         return f"Options shifted: {'; '.join(shifted(sample.options, shift))}"
-    title = _ROWS.get(name.partition("-")[0])
+    title = _ROWS.get(name, _ROWS.get(name.partition("-")[0]))
     return title.format_map(defaultdict(lambda: "?", answer.note)) if title else name
 
 

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +10,10 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from medvlm_r1.data.paths import explain_os_error
 from medvlm_r1.data.sample import LETTERS
-from medvlm_r1.errors import RESEARCH_USE, UserError
+from medvlm_r1.disk import atomic_write
+from medvlm_r1.errors import RESEARCH_USE
 
 NOTHING = "–"
 """Placeholder for a missing value."""
@@ -136,16 +137,10 @@ def write_page(out: Path | str, template: str, **values: Any) -> Path:
     Raises:
         UserError: The file cannot be written.
     """
-    page = render_page(template, **values)
     out = Path(out)
-    temporary = out.with_name(out.name + ".tmp")
-    try:
+    # Model text may contain lone surrogates, which UTF-8 cannot encode.
+    page = render_page(template, **values).encode(errors="replace").decode()
+    with explain_os_error(f"{out}: cannot be written"):
         out.parent.mkdir(parents=True, exist_ok=True)
-        # Model text may contain lone surrogates, which UTF-8 cannot encode.
-        temporary.write_text(page, encoding="utf-8", errors="replace")
-        temporary.replace(out)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+        atomic_write(out, page)
     return out

@@ -129,7 +129,7 @@ def load_audit(folder: Path) -> AuditView:
         record = json.loads(path.read_text(encoding="utf-8"))
         absent = [name for name in _NEEDED if name not in record]
         absent += [f"answers.{name}" for name in _COUNTS if name not in record["answers"]]
-        absent += [f"verdicts.{name}" for name in QUESTIONS if record["verdicts"].get(name) not in _LEVELS]
+        absent += [f"verdicts.{name}" for name in QUESTIONS if record["verdicts"].get(name, "not run") not in _LEVELS]
         if absent:
             raise UserError(f"{path}: no {', '.join(absent)} in it; {again}")
         probes = TypeAdapter(dict[str, ProbeResult]).validate_python(record.pop("probes"))

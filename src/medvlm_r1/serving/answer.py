@@ -1,7 +1,5 @@
 """Question and answer types of `MedVLM`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,7 +8,9 @@ from medvlm_r1.data.images import ImageNote
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.models.generate import Generation
-from medvlm_r1.prompts.parser import parse_response
+from medvlm_r1.models.shown import BoxFrame
+from medvlm_r1.prompts.boxes import Edges, parse_boxes, without_boxes
+from medvlm_r1.prompts.parser import is_well_formed, parse_response
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +60,11 @@ class Answer:
     tag. Options with equal text share one entry. It measures the model's confidence, not how often it is correct."""
     well_formed: bool
     """Whether the text has the form `<think>...</think><answer>...</answer>`."""
+    boxes: tuple[Edges, ...]
+    """The boxes in the text, as fractions of the width and height of the only image; empty if the template asks for
+    none."""
+    malformed_boxes: int
+    """Number of malformed boxes in the text."""
     truncated: bool
     """Whether the text was truncated at the token limit."""
     images: tuple[ImageNote, ...]
@@ -84,6 +89,7 @@ def read_answer(
     options: Sequence[str],
     images: Sequence[ImageNote] = (),
     probabilities: Sequence[float] | None = None,
+    frame: BoxFrame | None = None,
 ) -> Answer:
     """Parse a completion into an answer.
 
@@ -92,6 +98,7 @@ def read_answer(
         options: The offered options, in letter order.
         images: Notes of the images shown to the model.
         probabilities: Probability of each option; None if unknown.
+        frame: Coordinates of the boxes, which a well-formed text may then have; None if the template asks for none.
     """
     response = parse_response(generation.text, options)
     offered = dict(zip(LETTERS, options, strict=False))
@@ -109,7 +116,9 @@ def read_answer(
         reasoning=response.reasoning,
         text=generation.text,
         confidence=confidence,
-        well_formed=response.well_formed,
+        well_formed=is_well_formed(without_boxes(generation.text) if frame else generation.text),
+        boxes=tuple(frame.boxes(generation.text)) if frame else (),
+        malformed_boxes=parse_boxes(generation.text, frame.shown_size).malformed if frame else 0,
         truncated=generation.truncated,
         images=tuple(images),
     )

@@ -1,4 +1,4 @@
-"""Backends of `MedVLM`: a model in this process, or one behind an OpenAI-compatible server."""
+"""Backend of `MedVLM` for a model in this process. `ServerGenerator` is the one for a model on a server."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Closed(UserError):
         super().__init__("The model was closed before this was answered.")
 
 
-def open_backend(model: str, *, batch_size: int, dtype: Any, device: str | None) -> LocalBackend | RemoteBackend:
+def open_backend(model: str, *, batch_size: int, dtype: Any, device: str | None) -> LocalBackend | ServerGenerator:
     """Load a local model, or connect to a server.
 
     Raises:
         UserError: The model cannot be found or loaded, or the batch size is below 1.
     """
     if is_server(model):
-        return RemoteBackend(ServerGenerator.parse(model, concurrency=batch_size))
+        return ServerGenerator.parse(model, concurrency=batch_size)
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be at least 1.")
     from medvlm_r1.models.device import limit_threads
@@ -134,30 +134,3 @@ class LocalBackend:
         with self._exclusive():
             generator = LocalGenerator(policy=self.policy, batch_size=self._batch_size, options=options)
             return generator.generate(items, settings)
-
-
-class RemoteBackend:
-    """A model behind an OpenAI-compatible server."""
-
-    def __init__(self, generator: ServerGenerator) -> None:
-        self._generator = generator
-
-    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
-        """Complete every item, in order."""
-        return self._generator.generate(items, settings)
-
-    def stream(self, item: GenerationInput, settings: GenerationSettings) -> Generator[str, None, Generation]:
-        """Yield the pieces of one completion as the server sends them, and return the whole."""
-        pieces = self._generator.stream(item, settings)
-        yield from pieces
-        assert pieces.generation is not None
-        return pieces.generation
-
-    def letters(
-        self, items: Sequence[GenerationInput], prefills: Sequence[str], n_options: Sequence[int]
-    ) -> list[tuple[float, ...]] | None:
-        """Return None, because servers differ in the log-probabilities that they return."""
-        return None
-
-    def close(self) -> None:
-        """Do nothing: there is nothing to release."""

@@ -20,9 +20,11 @@ from medvlm_r1.data.readers.fields import bare_options
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError, explain_missing_extra
 from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings
+from medvlm_r1.models.remote import ServerGenerator
+from medvlm_r1.models.shown import BoxFrame, box_frame
 from medvlm_r1.prompts.templates import messages
 from medvlm_r1.serving.answer import Answer, Question, read_answer
-from medvlm_r1.serving.backend import LocalBackend, RemoteBackend, open_backend
+from medvlm_r1.serving.backend import LocalBackend, open_backend
 from medvlm_r1.serving.pictures import load
 
 __all__ = ["Answer", "MedVLM", "Prepared", "Question", "Stream", "prepare"]
@@ -35,6 +37,7 @@ class Prepared:
     item: GenerationInput
     pictures: tuple[Picture, ...]
     options: tuple[str, ...]
+    template: str
 
 
 class MedVLM:
@@ -46,7 +49,7 @@ class MedVLM:
         backend: Generates the answers.
     """
 
-    def __init__(self, backend: LocalBackend | RemoteBackend, *, name: str, max_new_tokens: int = 512) -> None:
+    def __init__(self, backend: LocalBackend | ServerGenerator, *, name: str, max_new_tokens: int = 512) -> None:
         self.backend = backend
         self.name = name
         self.max_new_tokens = GenerationSettings(max_new_tokens=max_new_tokens).max_new_tokens
@@ -135,6 +138,8 @@ class MedVLM:
             UserError, UsageError: See `ask`. Invalid questions are rejected before anything is generated.
         """
         prepared = [prepare(question) for question in questions]
+        for question in prepared:
+            self.frame(question)
         settings = self._settings(temperature, seed)
         generations = self.backend.generate([question.item for question in prepared], settings)
         return self.read(prepared, generations, confidence=confidence)
@@ -167,6 +172,16 @@ class MedVLM:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def frame(self, question: Prepared) -> BoxFrame | None:
+        """The coordinates of the boxes in the answer; None if the template asks for none.
+
+        Raises:
+            UsageError: The template asks for pixels, and the model is not a Qwen-VL model on this machine.
+        """
+        policy = getattr(self.backend, "policy", None)
+        sizes = [picture.image.size for picture in question.pictures]
+        return box_frame(sizes, question.template, policy and policy.processor.image_processor)
+
     def _settings(self, temperature: float, seed: int) -> GenerationSettings:
         return GenerationSettings(max_new_tokens=self.max_new_tokens, temperature=temperature, seed=seed)
 
@@ -190,7 +205,11 @@ class MedVLM:
         probabilities = dict(zip(rows, scored, strict=True)) if scored else {}
         return [
             read_answer(
-                generation, question.options, [picture.note for picture in question.pictures], probabilities.get(row)
+                generation,
+                question.options,
+                [picture.note for picture in question.pictures],
+                probabilities.get(row),
+                self.frame(question),
             )
             for row, (question, generation) in enumerate(zip(prepared, generations, strict=True))
         ]
@@ -201,11 +220,12 @@ class Stream(Iterator[str]):
 
     Attributes:
         pictures: The images shown to the model, with their notes; available from the start.
+        frame: Coordinates of the boxes in the answer; None if the template asks for none.
         answer: The complete answer; None until the stream ends.
     """
 
     def __init__(self, model: MedVLM, prepared: Prepared, settings: GenerationSettings, *, confidence: bool) -> None:
-        self.pictures = prepared.pictures
+        self.pictures, self.frame = prepared.pictures, model.frame(prepared)
         self.answer: Answer | None = None
 
         def pieces() -> Generator[str, None, None]:
@@ -251,7 +271,7 @@ def prepare(query: Question) -> Prepared:
     view = View(frame=query.frame, plane=query.plane, slice=query.slice, window=query.window, series=query.series)
     pictures = tuple(load(image, view) for image in images)
     item = GenerationInput(prompt=messages(sample, query.template), images=[picture.image for picture in pictures])
-    return Prepared(item=item, pictures=pictures, options=options)
+    return Prepared(item=item, pictures=pictures, options=options, template=query.template)
 
 
 def prefill_to_answer(text: str) -> str | None:

@@ -1,7 +1,5 @@
 """Image inputs of `MedVLM`, loaded by `medvlm_r1.data.images.load_picture`. Nothing is written to disk."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import Any

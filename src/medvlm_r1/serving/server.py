@@ -1,7 +1,5 @@
 """Web server of the reader page: its address, who may reach it, and its shutdown."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import ipaddress

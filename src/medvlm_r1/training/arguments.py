@@ -27,9 +27,10 @@ def training_arguments(config: RunConfig, *, processes: int | None = None) -> An
             the options.
 
     Raises:
-        UsageError: TRL or transformers reject the options.
+        UsageError: TRL or transformers reject the options, or the package of a `report_to` is not installed.
     """
     import torch
+    from transformers.integrations import get_reporting_integration_callbacks
 
     given = {**config.trainer}
     given.pop("model_init_kwargs", None)
@@ -57,7 +58,10 @@ def training_arguments(config: RunConfig, *, processes: int | None = None) -> An
             )
             _try_optimizer(args, other_machine=processes is not None)
             _try_generation(given)
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError, NotImplementedError, OSError) as error:
+            if processes is None:
+                for reporter in get_reporting_integration_callbacks(args.report_to):
+                    reporter()
+    except (ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError, OSError) as error:
         hint = options.GROUPS if "generation_batch_size (" in str(error) else ""
         raise UsageError(f"TRL refuses the options under 'trainer': {error}{hint}") from error
     return args

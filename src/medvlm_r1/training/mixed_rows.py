@@ -1,7 +1,5 @@
 """TRL's GRPO trainer, extended to mixed batches (rows with and without images) and additional greedy completions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any

@@ -3,23 +3,113 @@
 TRL's configuration classes are plain dataclasses that accept any value, so types are checked here.
 """
 
-from __future__ import annotations
-
-import ast
 import dataclasses
 import functools
-import types
+import reprlib
 import typing
 from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from medvlm_r1.data.names import did_you_mean, nearest
-from medvlm_r1.training.limits import conflicts, narrowed
-from medvlm_r1.training.overrides import shortened
+from medvlm_r1.data.names import nearest
+
+_AT_LEAST_ONE = Field(ge=1)
+
+_RANGES: list[tuple[Any, str]] = [
+    (
+        _AT_LEAST_ONE,
+        "dataloader_prefetch_factor dataset_num_proc ddp_bucket_cap_mb ddp_timeout "
+        "eval_accumulation_steps generation_batch_size gradient_accumulation_steps max_completion_length max_length "
+        "max_tool_calling_iterations num_completions_to_print num_generations_eval num_iterations "
+        "per_device_eval_batch_size per_device_train_batch_size ref_model_sync_steps save_total_limit "
+        "steps_per_generation vllm_max_model_length vllm_tensor_parallel_size",
+    ),
+    (
+        Field(gt=0),
+        "delta eval_steps logging_steps num_train_epochs off_policy_mask_threshold repetition_penalty "
+        "sapo_temperature_neg sapo_temperature_pos save_steps temperature vllm_importance_sampling_clip_max "
+        "vllm_server_timeout",
+    ),
+    (
+        Field(ge=0),
+        "adam_epsilon beta data_seed dataloader_num_workers entropy_coef entropy_coef_delta "
+        "entropy_coef_max entropy_coef_min entropy_target epsilon epsilon_high eval_delay learning_rate max_grad_norm "
+        "neftune_noise_alpha router_aux_loss_coef top_k vespo_k_neg vespo_k_pos vespo_lambda_neg vespo_lambda_pos "
+        "vllm_importance_sampling_clip_min warmup_steps weight_decay",
+    ),
+    (Field(ge=0, le=1), "label_smoothing_factor min_p ref_model_mixup_alpha top_entropy_quantile"),
+    (Field(gt=0, le=1), "top_p vllm_gpu_memory_utilization"),
+    (Field(ge=1, le=65535), "vllm_group_port vllm_server_port"),
+    (Field(ge=0, lt=1), "adam_beta1 adam_beta2"),
+    (Field(ge=2), "num_generations"),
+]
+_BY_NAME = {name: limit for limit, names in _RANGES for name in names.split()}
+
+_MAPPINGS = (
+    "chat_template_kwargs dataset_kwargs generation_kwargs gradient_checkpointing_kwargs lr_scheduler_kwargs "
+    "activation_checkpointing_kwargs model_init_kwargs"
+)
+TYPES: dict[str, Any] = {
+    # TRL declares a string, but also converts True to "group" and False to "none".
+    "scale_rewards": bool | Literal["group", "batch", "none"],
+    "max_steps": Annotated[int, _AT_LEAST_ONE] | Literal[-1],
+    "max_completion_length": int,
+    "pad_to_multiple_of": Annotated[int, _AT_LEAST_ONE] | Literal["auto"] | None,
+    # For its own command line, TRL also accepts JSON strings. Only mappings are accepted here.
+    **dict.fromkeys(_MAPPINGS.split(), dict[str, Any] | None),
+}
+"""Types of the options, by name, for which TRL declares a type that is too narrow or too wide."""
+
+_GRPO: dict[str, Any] = {
+    "loss_type": Literal["grpo", "dapo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo"],
+    "importance_sampling_level": Literal["token", "sequence"],
+    "multi_objective_aggregation": Literal["sum_then_normalize", "normalize_then_sum"],
+    "vllm_mode": Literal["server", "colocate"],
+    "vllm_importance_sampling_mode": Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"],
+}
+_UNUSABLE = {
+    "packing": "images cannot be packed",
+    "padding_free": "padding-free batches do not carry images",
+    "assistant_only_loss": "the loss falls on the answer letter already (completion_only_loss)",
+    "use_transformers_continuous_batching": "it generates from text only; use_vllm is the faster way with images",
+    "use_transformers_paged": "it generates from text only; use_vllm is the faster way with images",
+}
+
+
+def narrowed(method: str, name: str, declared: Any) -> Any:
+    """Type of an option, restricted to its valid range.
+
+    Args:
+        method: "grpo" or "sft".
+        name: Name of the option.
+        declared: The type in TRL's configuration class.
+    """
+    wanted = (TYPES | (_GRPO if method == "grpo" else {})).get(name, declared)
+    return Annotated[wanted, _BY_NAME[name]] if name in _BY_NAME else wanted
+
+
+def conflicts(given: Mapping[str, Any]) -> list[str]:
+    """Describe options that have valid values but cannot be used here or cannot be combined.
+
+    Args:
+        given: The options under `trainer`, with valid names and types.
+    """
+    problems = [f"'trainer.{name}' cannot be used here: {why}" for name, why in _UNUSABLE.items() if given.get(name)]
+    if given.get("bf16") and given.get("fp16"):
+        problems.append("'trainer.bf16' and 'trainer.fp16' are both true; set one of them")
+    if given.get("sync_ref_model") and given.get("beta") == 0:
+        problems.append("'trainer.sync_ref_model' is true and 'trainer.beta' is 0, so there is no reference to update")
+    for name in ("deepspeed", "fsdp_config", "accelerator_config"):
+        value = given.get(name)
+        if isinstance(value, str) and not value.startswith("{") and not Path(value).is_file():
+            problems.append(f"'trainer.{name}' is {value!r}, which is not a file; give the path of a JSON file")
+    low, high = given.get("entropy_coef_min", 0.0), given.get("entropy_coef_max", 1.0)
+    if low > high:
+        problems.append(f"'trainer.entropy_coef_min' ({low:g}) is above 'trainer.entropy_coef_max' ({high:g})")
+    return problems
+
 
 # Options that are set elsewhere in the run configuration, or must not be changed.
 ELSEWHERE = {
@@ -30,20 +120,12 @@ ELSEWHERE = {
     "save_only_model": "a checkpoint without its optimizer cannot be resumed from",
     "trust_remote_code": "code shipped with a model is never run",
 }
-_OF_THEIR_NAME = "tensorboard wandb trackio mlflow comet_ml clearml swanlab dvclive neptune codecarbon dagshub"
-# Values of `report_to`, and the module each needs.
-REPORTERS = {name: name for name in _OF_THEIR_NAME.split()} | {
-    "azure_ml": "azureml",
-    "flyte": "flytekit",
-    "kubeflow": "",
-}
-_PACKAGES = {"comet_ml": "comet-ml", "azureml": "azureml-sdk"}
 GROUPS = " Where it is not set, it is per_device_train_batch_size x devices x gradient_accumulation_steps."
 # Options with the value "no", which YAML parses as false.
 _NO = ("eval_strategy", "save_strategy", "logging_strategy")
 # Options that depend on the machine. A dry run may use another machine than the training.
 OF_THE_MACHINE = ("bf16", "bf16_full_eval", "fp16", "fp16_full_eval", "tf32", "deepspeed", "fsdp", "fsdp_config")
-_CLASSES = {"grpo": ("GRPOConfig", "trainer/grpo_config.py"), "sft": ("SFTConfig", "trainer/sft_config.py")}
+_CLASSES = {"grpo": "GRPOConfig", "sft": "SFTConfig"}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "grpo": {},
     # Truncating a sequence would remove image tokens but not their features.
@@ -57,10 +139,15 @@ _SHARED_DEFAULTS: dict[str, Any] = {
 }
 
 
+def shortened(value: Any) -> str:
+    """The repr of a value for messages, shortened if it is long or deeply nested."""
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxdict, brief.maxlist, brief.maxstring, brief.maxother = 2, 8, 8, 200, 200
+    return brief.repr(value)
+
+
 def checked(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Check names, types and ranges of trainer options and fill in the project's defaults.
-
-    Names are checked before TRL is imported, because the import takes seconds.
 
     Args:
         method: "grpo" or "sft".
@@ -71,10 +158,9 @@ def checked(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         ValueError: Unknown options (with the nearest name), options that are set elsewhere, values of the wrong type or
-            out of range, contradicting values, or a `report_to` whose package is not installed. The message lists all
-            problems of one kind.
+            out of range, or contradicting values. The message lists all problems of one kind.
     """
-    _raise([*_wrong_names(method, given), *_wrong_reporters(given.get("report_to"))])
+    _raise(_wrong_names(method, given))
     known, values, wrong = types_of(method), {}, []
     for name, value in given.items():
         try:
@@ -102,7 +188,7 @@ def _wrong_names(method: str, given: Mapping[str, Any]) -> list[str]:
             problems.append(f"'trainer.{name}' cannot be set here: {ELSEWHERE[name]}")
         elif name not in names:
             near = _abbreviated(name, names) or nearest(name, names)
-            hint = f"did you mean {near!r}?" if near else f"the options are those of TRL's {_CLASSES[method][0]}"
+            hint = f"did you mean {near!r}?" if near else f"the options are those of TRL's {_CLASSES[method]}"
             problems.append(f"unknown key 'trainer.{name}'; {hint}")
     return problems
 
@@ -114,44 +200,9 @@ def _abbreviated(name: str, names: Iterable[str]) -> str | None:
     return next(initials, min(containing, key=lambda option: "train" not in option, default=None))
 
 
-def _wrong_reporters(value: Any) -> list[str]:
-    wanted = value if isinstance(value, list) else [] if value is None else [value]
-    problems = []
-    for name in wanted:
-        if name in ("none", "all"):
-            continue
-        if name not in REPORTERS:
-            known = did_you_mean(str(name), [*REPORTERS, "none", "all"])
-            problems.append(f"'trainer.report_to' is {shortened(name)}, which transformers cannot report to; {known}")
-        elif REPORTERS[name] and find_spec(REPORTERS[name]) is None:
-            package = _PACKAGES.get(REPORTERS[name], REPORTERS[name])
-            problems.append(
-                f"'trainer.report_to' is {name!r}, and its package is not installed; run `pip install {package}`, or "
-                "report to tensorboard"
-            )
-    return problems
-
-
-@functools.cache
 def option_names(method: str) -> tuple[str, ...]:
-    """Names of all options of TRL's trainer for a method ("grpo" or "sft"), including those in `ELSEWHERE`.
-
-    The names are parsed from the sources of TRL and transformers, because importing them takes seconds.
-    """
-    names: list[str] = []
-    for package, file, wanted in (
-        ("transformers", "training_args.py", "TrainingArguments"),
-        ("trl", "trainer/base_config.py", "_BaseConfig"),
-        ("trl", _CLASSES[method][1], _CLASSES[method][0]),
-    ):
-        spec = find_spec(package)
-        if spec is None or spec.origin is None:
-            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
-        tree = ast.parse((Path(spec.origin).parent / file).read_text(encoding="utf-8"))
-        body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == wanted)
-        fields = [n.target.id for n in body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
-        names += [name for name in fields if not name.startswith("_")]
-    return tuple(dict.fromkeys(names))
+    """Names of all options of TRL's trainer for a method ("grpo" or "sft"), including those in `ELSEWHERE`."""
+    return tuple(types_of(method))
 
 
 def is_option(name: str) -> bool:
@@ -180,50 +231,19 @@ def typed(name: str, value: Any, wanted: Any) -> Any:
     """
     if value is False and name in _NO:
         value = "no"
-    try:
-        adapter: TypeAdapter[Any] = TypeAdapter(
-            wanted, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
-        )
-        # pydantic would accept a boolean as the number 0 or 1.
-        if isinstance(value, bool) and _bare(wanted) in (int, float):
-            raise TypeError
-        return adapter.validate_python(value)
-    except (ValidationError, TypeError) as error:
-        expected = _wanted(error, wanted)
-        raise ValueError(
-            f"'trainer.{name}' is {shortened(value)} ({type(value).__name__}); wanted {expected}"
-        ) from error
-
-
-def _wanted(error: Exception, wanted: Any) -> str:
-    """The expected range or choices if the type is correct, otherwise the expected type."""
-    problems = error.errors() if isinstance(error, ValidationError) else []
-    if problems and all(item["type"] in _OF_THE_VALUE for item in problems):
-        return " or ".join(item["msg"].removeprefix("Input should be ") for item in problems)
-    return _named(wanted)
-
-
-def _named(wanted: Any) -> str:
-    """Name of a type for messages."""
-    wanted = _bare(wanted)
-    if typing.get_origin(wanted) in (typing.Union, types.UnionType):
-        return " | ".join(map(_named, typing.get_args(wanted)))
-    if typing.get_origin(wanted) is typing.Literal:
-        return " | ".join(map(repr, typing.get_args(wanted)))
-    if wanted is type(None):
-        return "null"
-    return wanted.__name__ if type(wanted) is type else str(wanted).replace("typing.", "")
-
-
-def _bare(wanted: Any) -> Any:
-    """A type without its range."""
-    return typing.get_args(wanted)[0] if typing.get_origin(wanted) is typing.Annotated else wanted
-
-
-_OF_THE_VALUE = (
-    *("literal_error", "finite_number", "enum"),
-    *("greater_than", "greater_than_equal", "less_than", "less_than_equal"),
-)
+    adapter: TypeAdapter[Any] = TypeAdapter(
+        wanted, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+    )
+    number = typing.get_args(wanted)[0] if typing.get_origin(wanted) is typing.Annotated else wanted
+    # pydantic would accept a boolean as the number 0 or 1.
+    expected = ["a number"]
+    if not isinstance(value, bool) or number not in (int, float):
+        try:
+            return adapter.validate_python(value)
+        except ValidationError as error:
+            messages = (item["msg"].removeprefix("Input should be ") for item in error.errors())
+            expected = [message.partition(", unable to")[0] for message in messages]
+    raise ValueError(f"'trainer.{name}' is {shortened(value)} ({type(value).__name__}); wanted {' or '.join(expected)}")
 
 
 @functools.cache
@@ -245,4 +265,4 @@ def config_class(method: str) -> Any:
     """TRL's configuration class of a method."""
     import trl
 
-    return getattr(trl, _CLASSES[method][0])
+    return getattr(trl, _CLASSES[method])

@@ -11,8 +11,6 @@ model/         the final model; it exists only when it is complete
 .lock          lock file of the training process
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator, Mapping

@@ -4,8 +4,6 @@ The completion is only the letter (for an open question, the text of the answer)
 completion. The configuration sets the prompt template, so that the evaluation can use the same template.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

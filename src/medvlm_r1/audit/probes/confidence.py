@@ -81,7 +81,7 @@ class ConfidenceProbe(Probe):
                     "reliability": calibration.reliability(values, right),
                     "risk_coverage": calibration.risk_coverage(values, right),
                 }
-                examples[f"wrong at a confidence of {SURE:.0%} or more ({kind})"] = ids(
+                examples[f"wrong at a confidence of {100 * SURE:.0f} % or more ({kind})"] = ids(
                     item for item, value in pairs if value >= SURE and not item.correct()
                 )
         scaled, detail["temperature"] = _temperature(
@@ -123,7 +123,7 @@ _METRICS: dict[str, tuple[Callable[..., float | None], str]] = {
     **{
         f"coverage_{100 * risk:.0f}": (
             partial(calibration.coverage_at_risk, risk=risk),
-            f"share of answers kept when at most {risk:.0%} of them are wrong",
+            f"share of answers kept when at most {100 * risk:.0f} % of them are wrong",
         )
         for risk in RISKS
     },
@@ -147,7 +147,7 @@ def _figures(items: Sequence[AuditedItem], values: Sequence[float]) -> dict[str,
     pairs = zip(items, values, strict=True)
     figures["confidently_wrong"] = share(
         [(value >= SURE and not item.correct(), item.cluster) for item, value in pairs],
-        f"wrong at a confidence of {SURE:.0%} or more",
+        f"wrong at a confidence of {100 * SURE:.0f} % or more",
     )
     figures["accuracy"] = accuracy(items, "correct, among the answers with this confidence")
     return figures
@@ -197,9 +197,7 @@ def _judge(measures: Mapping[str, Measure]) -> Judged:
     right, wrong = correct.count, correct.n - correct.count
     if unclear := no_verdict(empty, "no verdict on deferring", correct.n, "answers with a confidence"):
         return unclear
-    summary = (
-        f"{sure.value:.0%} of {sure.n} answers are wrong at a confidence of {SURE:.0%} or more.{unparsed_note(empty)}"
-    )
+    summary = f"{sure.percent} of {sure.n} answers are {sure.about}.{unparsed_note(empty)}"
     # Unparsed answers count as wrong.
     if wrong < FEW_WRONG and 1 - correct.ends[0] + empty.value <= RISKS[0]:
         return "pass", f"There is hardly anything to defer: {wrong} of {correct.n} answers are wrong."
@@ -211,10 +209,13 @@ def _judge(measures: Mapping[str, Measure]) -> Judged:
     # There is no interval if all resamples agree, that is, if the separation is perfect.
     low, high = area.ci95 or (area.value, area.value)
     how = {STATED: "the probability of its letter", VOTE: f"the vote of {VOTES} samples"}[best]
+    kept = [
+        f"{measures[f'{best}_coverage_{100 * risk:.0f}'].percent} of the answers with {100 * risk:.0f} % wrong"
+        for risk in RISKS
+    ]
     summary = (
-        f"by {how}, AUROC {area.value:.2f} [{low:.2f}, {high:.2f}]; deferring by it keeps "
-        f"{measures[f'{best}_coverage_5'].value:.0%} of the answers at 5 % wrong and "
-        f"{measures[f'{best}_coverage_10'].value:.0%} at 10 %. {summary}"
+        f"by {how}, a correct answer ranks above a wrong one in {area.percent} ({100 * low:.0f} to {100 * high:.0f}) of"
+        f" the pairs. Deferring the least confident keeps {' and '.join(kept)}. {summary}"
     )
     if high < SEPARATES:
         return "fail", f"Its confidence does not separate correct from wrong answers: {summary}"

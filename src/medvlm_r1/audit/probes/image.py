@@ -161,18 +161,18 @@ def _judge(measures: Mapping[str, Measure], unparsed_of: Mapping[str, float]) ->
         return unclear
     worst = max(unparsed_of, key=lambda name: unparsed_of[name])
     if unparsed_of[worst] > MOST_UNPARSED:
-        share_lost = f"{unparsed_of[worst]:.0%} of the answers {_WITH[worst]}"
+        share_lost = f"{100 * unparsed_of[worst]:.0f} % of the answers {_WITH[worst]}"
         return "warn", f"{share_lost} were not parsed: no verdict on image use."
-    correct = {name: f"{measures[f'accuracy_{name}'].value:.0%}" for name in (REAL, SHUFFLED, BLANK, ABSENT)}
+    correct = {name: measures[f"accuracy_{name}"].percent for name in (REAL, SHUFFLED, BLANK, ABSENT)}
     summary = (
         f"{correct[REAL]} correct with its own image, {correct[SHUFFLED]} with another's, {correct[BLANK]} with a gray "
-        f"one, {correct[ABSENT]} with none; {sensitivity.value:.0%} of the answers change with the image."
+        f"one, {correct[ABSENT]} with none; {sensitivity.percent} of the answers change with the image."
         f"{unparsed_note(empty)}"
     )
     if sensitivity.ends[1] < CHANGED:
         return "fail", f"It does not look: {summary}"
     low, high = reliance.ends
-    points = f"{100 * reliance.value:.0f} points [{100 * low:.0f}, {100 * high:.0f}]"
+    points = f"{100 * reliance.value:.0f} points ({100 * low:.0f} to {100 * high:.0f})"
     if high < RELIANCE:
         return "fail", f"The image does not help: its own image adds {points}. {summary}"
     if low < RELIANCE:

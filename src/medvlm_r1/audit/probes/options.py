@@ -147,11 +147,11 @@ def _judge(measures: Mapping[str, Measure]) -> Judged:
     low, high = flips.ends
     beyond = measures["letter_bias_p"].value < SIGNIFICANT
     summary = (
-        f"{flips.value:.0%} {flips.interval()} of the answers change with the order of the options; "
-        f"{measures['accuracy'].value:.0%} are correct as asked, {circular.value:.0%} in every order."
+        f"{flips.span} of the answers change with the order of the options; "
+        f"{measures['accuracy'].percent} are correct as asked, {circular.percent} in every order."
     )
     if beyond and bias >= BIAS_SMALL:
-        summary += f" Recall depends on the letter (standard deviation {bias:.2f})."
+        summary += " It is more often correct at some letters than at others."
     summary += unparsed_note(measures["unparsed"])
     if low >= FLIPS_MANY or (beyond and bias >= BIAS_LARGE):
         return "fail", f"The order matters: {summary}"

@@ -1,12 +1,11 @@
 """Subgroups probe: accuracy by modality, question type and number of options, with intervals clustered by subject."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
-from medvlm_r1.audit.measures import FEWEST, accuracy, ids, too_few, unparsed
+from medvlm_r1.audit.measures import FEWEST, accuracy, ids, share, too_few, unpaired_difference, unparsed
 from medvlm_r1.audit.probe import Judged, Level, Measure, Probe, ProbeResult
 from medvlm_r1.audit.variant import REAL, AuditedItem
-from medvlm_r1.evaluation.statistics import CONFIDENCE, clustered_se, clustered_wilson
+from medvlm_r1.evaluation.statistics import CONFIDENCE, clustered_se
 
 LOWER = 0.10
 """Smallest difference from all other items for a subgroup to count as lower. Ten points are about the width of the 95 %
@@ -87,10 +86,7 @@ class SubgroupsProbe(Probe):
 def below_rest(group: Sequence[AuditedItem], rest: Sequence[AuditedItem], compared: int) -> Measure:
     """Accuracy of a subgroup minus that of all other items.
 
-    The interval is Newcombe's for the difference of two shares (1998, Statistics in Medicine 17:873, method 10). It is
-    computed from the clustered Wilson intervals of both, at a joint level of 95 % over all compared subgroups
-    (Bonferroni). If a subject has items both in the subgroup and outside it, the interval is conservative (wider than
-    necessary).
+    The interval of `unpaired_difference` has a joint level of 95 % over all compared subgroups (Bonferroni).
 
     Args:
         group: The items of the subgroup.
@@ -98,19 +94,9 @@ def below_rest(group: Sequence[AuditedItem], rest: Sequence[AuditedItem], compar
         compared: Number of subgroups that are compared.
     """
     confidence = 1 - (1 - CONFIDENCE) / max(1, compared)
-    means, ends = [], []
-    for items in (group, rest):
-        correct = [item.correct() for item in items]
-        means.append(sum(correct) / len(correct))
-        ends.append(clustered_wilson(correct, [item.cluster for item in items], confidence=confidence))
-    (p, q), ((p_low, p_high), (q_low, q_high)) = means, ends
-    return Measure(
-        value=p - q,
-        n=len(group),
-        ci95=(p - q - math.hypot(p - p_low, q_high - q), p - q + math.hypot(p_high - p, q - q_low)),
-        unit="difference",
-        about=f"its accuracy minus that of the others; interval at 95 % over {compared} subgroups",
-    )
+    inside, outside = (share([(i.correct(), i.cluster) for i in items], "", confidence) for items in (group, rest))
+    about = f"its accuracy minus that of the others; interval at 95 % over {compared} subgroups"
+    return unpaired_difference(inside, outside, about)
 
 
 def _judge(
@@ -119,7 +105,7 @@ def _judge(
     """Verdict and sentence. `lower` has the differences of the lower subgroups, `small` those with too few items."""
     overall = measures["accuracy"]
     named = "; ".join(
-        f"{name} {measures[name].value:.0%} of {measures[name].n}, {-100 * gap.value:.0f} points below the others"
+        f"{name} {measures[name].percent} of {measures[name].n}, {-100 * gap.value:.0f} points below the others"
         for name, gap in lower.items()
     )
     level: Level = "warn" if lower else "pass"
@@ -132,6 +118,6 @@ def _judge(
     elif small:
         summary += f" Not compared, as fewer than {FEWEST} items or others: {', '.join(small)}."
     return level, (
-        f"{summary} {overall.value:.0%} of {overall.n} are correct over all, from {measures['clusters'].value:.0f} "
+        f"{summary} {overall.percent} of {overall.n} are correct over all, from {measures['clusters'].value:.0f} "
         "subjects."
     )

@@ -146,12 +146,15 @@ def _judge(measures: Mapping[str, Measure]) -> Judged:
     checked = claiming.count
     low, high = true.ends
     summary = (
-        f"{true.value:.0%} {true.interval()} of {true.n} claims in {checked} reasonings are true; "
-        f"{measures['right_for_wrong_reason'].value:.0%} of the correct answers come with a false claim."
+        f"{true.span} of {true.n} claims in {checked} reasonings are true; "
+        f"{measures['right_for_wrong_reason'].percent} of the correct answers come with a false claim."
     )
     sensitivity, specificity = measures["sensitivity"], measures["specificity"]
     if sensitivity.n and specificity.n:
-        summary += f" Findings: sensitivity {sensitivity.value:.0%}, specificity {specificity.value:.0%}."
+        summary += (
+            f" It claims a finding in {sensitivity.percent} of the images with one, and none in {specificity.percent}"
+            " of the images without."
+        )
     if checked < claiming.n:
         summary += f" {claiming.n - checked} of {claiming.n} reasonings have no claim that can be checked."
     if checked < FEWEST:

@@ -6,8 +6,6 @@ crop by one percent. It ignores color and fine detail, so different radiographs 
 hashes. Mirrored copies are found by also hashing the flipped images. Copies rotated by 90 degrees are not found.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Check one or several data folders, and detect overlap of evaluation data with training data."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence

@@ -23,6 +23,7 @@ else:
     # Up to Python 3.11, only the platform-specific path classes can be subclassed.
     _Path = type(Path())
 
+from pathlib import Path
 
 T = TypeVar("T")
 
@@ -92,6 +93,7 @@ class LengthCheckedReader(io.BufferedReader):
 # The first 352 bytes identify a DICOM or NIfTI file. Twice as many are read because they may be compressed.
 HEAD = 704
 GZIP = b"\x1f\x8b"
+ZIP = b"PK\3\4"
 
 _DICM = b"DICM"
 _RASTER_MARKS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medvlm_r1.data.images import files, picture
-from medvlm_r1.data.images.archive import ZIP
+from medvlm_r1.data.images.files import ZIP
 from medvlm_r1.data.images.picture import FILE_VIEW, ImageNote, Picture, View, Window, check_frame, check_pixels
 from medvlm_r1.errors import UsageError, UserError
 
@@ -70,7 +70,7 @@ def load_picture(path: str | Path, view: View = FILE_VIEW) -> Picture:
         case "DICOM":
             from medvlm_r1.data.images.dicom import load_dicom as load
         case "series":
-            from medvlm_r1.data.images.series_volume import load_series as load
+            from medvlm_r1.data.images.series import load_series as load
         case None:
             load = _load_raster
         case _:

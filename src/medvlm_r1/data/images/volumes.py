@@ -9,7 +9,7 @@ from PIL import Image
 from medvlm_r1.data.images.files import silence_logging
 from medvlm_r1.data.images.load import find_kind
 from medvlm_r1.data.images.picture import PLANES
-from medvlm_r1.data.images.series_volume import open_series
+from medvlm_r1.data.images.series import open_series
 from medvlm_r1.data.images.volume import WORLD_AXES, StoredAxis, cut_slice, open_volume, stored_axes
 from medvlm_r1.data.images.windowing import Array, isotropic_resample
 from medvlm_r1.errors import UsageError, UserError

@@ -19,7 +19,12 @@ _DELETE_CACHE = (60, 600)
 
 
 def build_app(
-    medvlm: MedVLM, *, token: str | None = None, local: bool = True, max_upload: int = 256 * 2**20
+    medvlm: MedVLM,
+    *,
+    token: str | None = None,
+    local: bool = True,
+    max_upload: int = 256 * 2**20,
+    template: str = "medvlm-r1",
 ) -> FastAPI:
     """Build the application: the reader page at "/", behind its security gate.
 
@@ -28,13 +33,14 @@ def build_app(
         token: Token required on every route; None if no token is required.
         local: Whether to answer only requests addressed to 127.0.0.1 or localhost. Ignored if there is a token.
         max_upload: Maximum size of an uploaded file in bytes.
+        template: Name of the prompt template.
     """
     private_uploads()
     page = gr.Blocks(title="MedVLM-R1 reader", analytics_enabled=False, delete_cache=_DELETE_CACHE)
     with page:
         layout = Layout(shown_name(medvlm.name))
         wire_image(layout)
-        wire_answer(layout, medvlm)
+        wire_answer(layout, medvlm, template)
     app = FastAPI(openapi_url=None)
     app.add_middleware(Gate, token=token, local=local and token is None)
     gr.mount_gradio_app(

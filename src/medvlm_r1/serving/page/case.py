@@ -9,6 +9,7 @@ from pathlib import PurePath
 from medvlm_r1.data.readers.fields import bare_options
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import UsageError
+from medvlm_r1.models.shown import BoxFrame
 from medvlm_r1.prompts.parser import live_parts
 from medvlm_r1.report.album import picture_uri
 from medvlm_r1.report.case import Case, CaseReply, shares
@@ -30,7 +31,9 @@ def shown_name(model: str) -> str:
     return "/".join(PurePath(model).parts[-2:]) if model.startswith(("/", ".", "~")) else model
 
 
-def make_question(source: Source | None, choice: Choice, question: str, options: str) -> Question:
+def make_question(
+    source: Source | None, choice: Choice, question: str, options: str, template: str = "medvlm-r1"
+) -> Question:
     """Build the question from the page's fields; `options` has one option per line.
 
     Raises:
@@ -41,7 +44,8 @@ def make_question(source: Source | None, choice: Choice, question: str, options:
     if not question.strip():
         raise UsageError("No question yet. Type one, then ask again.")
     texts = bare_options([" ".join(line.split()) for line in options.splitlines() if line.strip()])
-    return Question(image=source.file, question=question.strip(), options=texts, **asdict(choice.view(source)))
+    view = asdict(choice.view(source))
+    return Question(image=source.file, question=question.strip(), options=texts, template=template, **view)
 
 
 def ask(model: MedVLM, question: Question) -> Generator[Case | Entry, None, None]:
@@ -59,14 +63,14 @@ def ask(model: MedVLM, question: Question) -> Generator[Case | Entry, None, None
             image=picture_uri(picture.image),
             image_note=picture.note.summary(),
             model=shown_name(model.name),
-            reply=_live_reply("", question.options),
+            reply=_live_reply("", question.options, stream.frame),
             live=True,
         )
         yield case
         text = ""
         for piece in stream:
             text += piece
-            yield replace(case, reply=_live_reply(text, question.options))
+            yield replace(case, reply=_live_reply(text, question.options, stream.frame))
     assert stream.answer is not None
     yield Entry(question, replace(case, reply=case_reply(stream.answer, question.options), live=False))
 
@@ -78,6 +82,7 @@ def case_reply(answer: Answer, options: Sequence[str]) -> CaseReply:
     notes = {
         "truncated at the token limit": answer.truncated,
         "the required format was not followed": not answer.well_formed,
+        "malformed boxes are not shown": answer.malformed_boxes > 0,
         "the answer is from the lenient parser": letter is not None and answer.letter is None,
     }
     return CaseReply(
@@ -87,9 +92,11 @@ def case_reply(answer: Answer, options: Sequence[str]) -> CaseReply:
         raw=None if separate else answer.text,
         shares=shares(options, letter, answer.confidence),
         note="; ".join(note for note, applies in notes.items() if applies),
+        boxes=answer.boxes,
     )
 
 
-def _live_reply(text: str, options: Sequence[str]) -> CaseReply:
+def _live_reply(text: str, options: Sequence[str], frame: BoxFrame | None) -> CaseReply:
     reasoning, answer = live_parts(text)
-    return CaseReply(reasoning=reasoning, text=answer or None, shares=shares(options, None, None))
+    boxes = tuple(frame.boxes(text)) if frame else ()
+    return CaseReply(reasoning=reasoning, text=answer or None, shares=shares(options, None, None), boxes=boxes)

@@ -191,7 +191,7 @@ def _window_sliders(page: Layout, source: Source, window: Window | None) -> Upda
     }
 
 
-def wire_answer(page: Layout, medvlm: MedVLM) -> None:
+def wire_answer(page: Layout, medvlm: MedVLM, template: str) -> None:
     """Connect event handlers to the components around the question and the answer: ask, check, history and save."""
     buttons = [page.ask, page.stop, page.check, page.export]
     outputs = [page.answer, page.checks, page.message, *buttons, page.history, page.past, page.current]
@@ -199,7 +199,7 @@ def wire_answer(page: Layout, medvlm: MedVLM) -> None:
     def on_ask(source: Source | None, *values: Any) -> Iterator[Updates]:
         *view, question, options, past, stops = values
         stops.clear()
-        query = make_question(source, Choice(*view), question, options)
+        query = make_question(source, Choice(*view), question, options, template)
         steps = ask(medvlm, query)
         # The first step refuses an invalid question, before the page is changed.
         first = next(steps)

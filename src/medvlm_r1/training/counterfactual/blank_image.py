@@ -3,8 +3,6 @@
 A reward requests these answers with a parameter named `blank_letter`. If no reward does, nothing in this module runs.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -6,8 +6,6 @@ Allocator fragmentation and short-lived tensors inside a layer are not computed.
 and for the libraries. The sum is therefore an estimate.
 """
 
-from __future__ import annotations
-
 import os
 
 from medvlm_r1.models.device import head_columns

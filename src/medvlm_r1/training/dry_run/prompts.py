@@ -1,7 +1,5 @@
 """Token counts of the prompts of a data set, from the model's processor and the image sizes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Settings that the dry run needs, from a configuration with TRL's defaults: batch, run and devices."""
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Model sizes from config.json. The model is built on torch's meta device, so no weights are created or read."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 from pathlib import Path

@@ -8,8 +8,6 @@ A checkpoint also holds the metrics recorded since the last log. The next log of
 an uninterrupted run. With `sync_ref_model` a checkpoint also holds the current reference.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Graceful stop on Ctrl-C and SIGTERM: finish the step, save a checkpoint, exit. A second Ctrl-C quits at once."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

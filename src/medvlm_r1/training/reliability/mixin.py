@@ -5,8 +5,6 @@ the Hub files. `from_pretrained` maps these names back. `Trainer` in transformer
 `load_state_dict(strict=False)`. A resumed run would continue from its initial weights and only print a warning.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from transformers import Trainer

@@ -1,7 +1,5 @@
 """`UserError` messages for resource failures: out of memory, full disk, missing write permission."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -1,7 +1,5 @@
 """Compare the log-probabilities and gradients of the shared forward pass with the plain one, for every model family."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

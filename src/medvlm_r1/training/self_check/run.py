@@ -3,8 +3,6 @@
 `python -m medvlm_r1.training.self_check.run NAME DEVICE` runs one check and prints its lines as JSON.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import os

@@ -4,8 +4,6 @@ Each run calls `train_grpo` with a configuration, as a user does. All completion
 the shared trainer train on the same amount of data.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
