@@ -1,4 +1,4 @@
-"""The `eval` and `compare` commands."""
+"""The `eval`, `compare` and `data difficulty` commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from medvlm_r1.cli.options import Data, Dtype, Json, Limit, Model, NewTokens, Out, SkipMissing, Template, print_result
+from medvlm_r1.cli.data import data_app
+from medvlm_r1.cli.options import (
+    Data,
+    Dtype,
+    Json,
+    Limit,
+    Model,
+    NewTokens,
+    Out,
+    SkipMissing,
+    Template,
+    complete_model,
+    print_result,
+)
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.stopping import stop_on_sigterm
 
@@ -84,4 +97,59 @@ def compare_command(
             f"  difference {row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
             f"  correct in A only / B only {row['b']} / {row['c']}  {row['test']} p {row['p']:.2g}"
         )
+    print_result(result, [*lines, RESEARCH_USE], as_json=as_json)
+
+
+@data_app.command("difficulty")
+def difficulty_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder.")],
+    *,
+    model: Annotated[
+        str,
+        typer.Option(autocompletion=complete_model, help="The model to be trained, named as for `eval`."),
+    ],
+    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Completions per question.")] = 16,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Sampling temperature.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the completions.")] = 0,
+    skip_missing: SkipMissing = False,
+    limit: Limit = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Questions per batch; for a server, parallel requests.")
+    ] = None,
+    max_new_tokens: NewTokens = 512,
+    template: Template = "medvlm-r1",
+    dtype: Dtype = "auto",
+    as_json: Json = False,
+) -> None:
+    """Estimate how often a model answers each question correctly, and write DIR/difficulty.jsonl. Re-run to resume.
+
+    `data.pass_rate` and `data.order` of a training read this file.
+
+    Example: medvlm-r1 data difficulty data/phantom/train --model phantom-base
+    """
+    from medvlm_r1.console import progress_bar
+
+    with stop_on_sigterm(folder), progress_bar("Pass rates") as advance:
+        from medvlm_r1.audit.difficulty import estimate_difficulty
+
+        result = estimate_difficulty(
+            model,
+            folder,
+            samples=samples,
+            temperature=temperature,
+            seed=seed,
+            limit=limit,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            template=template,
+            dtype=dtype,
+            skip_missing=skip_missing,
+            progress=advance,
+        )
+    lines = [
+        f"Pass rates of {result['n']} questions, {samples} completions each: mean {result['mean']:.1f} %, cut off "
+        f"{result['cut_off']:.1f} %, skipped for missing images {result['n_missing']}",
+        *(f"{name:<14} {count:>6}" for name, count in result["histogram"].items()),
+        f"File: {result['file']}",
+    ]
     print_result(result, [*lines, RESEARCH_USE], as_json=as_json)
