@@ -241,7 +241,8 @@ def _facts_table(evaluated: Evaluated) -> Table:
 
 def _difficulty_table(runs: Mapping[str, RunView]) -> Table | None:
     """Samples by pass rate, all and used, of the trainings that selected or ordered them; None if none did."""
-    columns, rows = [], {}
+    columns: list[tuple[str, str]] = []
+    rows: dict[str, list[Cell]] = {}
     for run, view in runs.items():
         if (entry := view.pass_rates) is not None:
             total = sum(entry["all"].values())

@@ -109,7 +109,7 @@ def select_by_difficulty(config: RunConfig, samples: Sequence[Sample]) -> tuple[
 
     def rated(sample: Sample) -> bool:
         rate, prompt = known.get(sample.id), hash_prompt(messages(sample, template))
-        return rate is not None and (rate.answer, rate.key["prompt"]) == (sample.answer, prompt)
+        return rate is not None and (rate.answer, rate.key.get("prompt")) == (sample.answer, prompt)
 
     unrated = [sample.id for sample in samples if not rated(sample)]
     if unrated:
