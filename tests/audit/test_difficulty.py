@@ -12,7 +12,7 @@ from medvlm_r1.audit.difficulty import estimate_difficulty
 from medvlm_r1.audit.variant import AuditBackend, answer_from_generation
 from medvlm_r1.data.difficulty import DIFFICULTY, PassRate, histogram, read_pass_rates
 from medvlm_r1.errors import UserError
-from medvlm_r1.models.generate import Generation
+from medvlm_r1.models.generate import Generation, GenerationSettings
 from scripted import tagged
 
 
@@ -40,7 +40,9 @@ def estimate(data_dir, tmp_path, tiny_policy_dir, monkeypatch):
 
     def run(backend, **changes):
         monkeypatch.setattr(difficulty, "open_audit_backend", lambda *_: backend)
-        return estimate_difficulty(str(tiny_policy_dir), folder, **{"samples": 4, "batch_size": 3, **changes})
+        names = {"temperature", "seed"} & changes.keys()
+        settings = GenerationSettings(**{"temperature": 1.0, **{name: changes.pop(name) for name in names}})
+        return estimate_difficulty(str(tiny_policy_dir), folder, settings, **{"samples": 4, "batch_size": 3, **changes})
 
     run.folder = folder
     return run
@@ -98,7 +100,6 @@ def test_seeds_are_disjoint(estimate):
         ({"seed": 3}, None, "another seed (then 0, now 3)"),
         ({"template": "answer-only"}, None, "another prompt"),
         ({"dtype": "float32"}, None, "another model"),
-        ({"temperature": 0.0}, None, "pass rates need sampled completions"),
         ({}, ('"correct": 1', '"correct": 9'), "difficulty.jsonl, row 2: Value error, 9 of 4 completions"),
         ({}, ('"cut_off"', '"cut"'), "difficulty.jsonl, row 1: cut_off: Field required"),
         ({}, ('"id": "q1"', '"id": "q0"'), "row 2: the id 'q0' has a pass rate already"),

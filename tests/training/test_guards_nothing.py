@@ -39,7 +39,12 @@ def spoken(train, capsys):
         ((VARIED, "by_question"), {}, "constant reward", "by_question was the same for all completions of each prompt"),
         ((VARIED, "half"), {}, "constant reward", "half was 0.5 for every completion of the first 8 generations"),
         ((VARIED, "nothing"), {}, "constant reward", "ignores the completion, or no completion has earned it"),
-        (("equal", "format_equal"), {}, "nothing to learn", "full marks .*medvlm-r1 data difficulty"),
+        (
+            ("equal", "format_equal"),
+            {},
+            "no advantage",
+            "full marks, so nothing was learned.*medvlm-r1 data difficulty",
+        ),
         (("format_equal", "accuracy_nothing"), {}, "never correct", "Parsed answer: .*; correct answer: '[A-D] "),
         ((VARIED,), LORA | {"trainer": {"learning_rate": 0.0}}, "untrained adapters", "B is 0 in all"),
     ],
@@ -100,8 +105,6 @@ def speaking(history):
         ([row(a=(0.4, 0.5, 0.6), b=(1.0, 0.0, 0.0))] * 20, set()),
         ([row(a=(0.4, 0.5, 0.6), b=(0.1, 0.1, 0.1)), *[row(a=(0.4, 0.5, 0.6), b=(0.0, 0.0, 0.0))] * 20], set()),
         ([row(a=(0.4, 0.5, 0.0), b=(0.3, 0.1, 0.0))] * 20, set()),
-        # Full marks, but not from the start.
-        ([row(a=(0.9, 0.3, 0.5)), *[row(a=(1.0, 0.0, 0.0)) | {"reward_std": 0.0}] * 20], set()),
         # Well-formed, and correct once; `information` is no format.
         (
             [*[row(format=(1.0, 0, 0), accuracy=(0.0, 0, 0))] * 7, row(format=(1.0, 0, 0), accuracy=(0.1, 0.1, 0.1))],

@@ -32,13 +32,11 @@ from medvlm_r1.models.remote import is_server
 def estimate_difficulty(
     model: str,
     data_dir: Path | str,
+    settings: GenerationSettings,
     *,
     samples: int = 16,
-    temperature: float = 1.0,
-    seed: int = 0,
     limit: int | None = None,
     batch_size: int | None = None,
-    max_new_tokens: int = 512,
     template: str = "medvlm-r1",
     dtype: str = "auto",
     skip_missing: bool = False,
@@ -49,12 +47,10 @@ def estimate_difficulty(
     Args:
         model: A folder, a Hub id, "phantom-base", or "openai:URL#NAME" for a model on a server.
         data_dir: A data folder.
+        settings: Token limit, temperature (above 0) and seed. Two seeds share no random numbers if `samples` is equal.
         samples: Number of completions of each sample.
-        temperature: Sampling temperature, above 0.
-        seed: Seed of the completions. With the same number of `samples`, two seeds share no random numbers.
         limit: Estimate at most N samples; all by default.
         batch_size: Number of samples per batch, or of concurrent requests to a server.
-        max_new_tokens: Token limit; longer completions are cut off and counted.
         template: Name of the prompt template.
         dtype: Dtype of a local model, as in `load_policy`.
         skip_missing: Exclude and count rows whose images are missing, instead of stopping.
@@ -70,15 +66,12 @@ def estimate_difficulty(
             model, other data or other settings.
     """
     data_dir = Path(data_dir)
-    require_positive(samples=samples, limit=limit, batch_size=batch_size, max_new_tokens=max_new_tokens)
-    settings = GenerationSettings(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-    if not settings.samples:
-        raise UserError(f"temperature is {temperature}; wanted above 0, because pass rates need sampled completions")
+    require_positive(samples=samples, limit=limit, batch_size=batch_size)
     selected = list(enumerate(read_folder(data_dir), start=1))[:limit]
     rows = present_rows(data_dir, selected, skip_missing, None if is_server(model) else model)
     identity = identify(model, dtype=dtype)
     at_once = batch_size or (REQUESTS if is_server(model) else ITEMS_AT_ONCE)
-    backend = open_audit_backend(model, template, max_new_tokens, at_once, dtype)
+    backend = open_audit_backend(model, template, settings.max_new_tokens, at_once, dtype)
     with DifficultyFile(data_dir) as store:
         done = 0
         for batch in even_parts(len(rows), at_once):
@@ -91,11 +84,9 @@ def estimate_difficulty(
                     _check_stored(store, sample, keys[sample.id], samples)
                     done += 1
                     continue
-                seeds = range(seed * samples, (seed + 1) * samples)
-                variants += [
-                    Variant(name=f"sample-{n}", sample=sample, images=images, temperature=temperature, seed=n)
-                    for n in seeds
-                ]
+                changes = {"sample": sample, "images": images, "temperature": settings.temperature}
+                seeds = range(settings.seed * samples, (settings.seed + 1) * samples)
+                variants += [Variant(name=f"sample-{seed}", seed=seed, **changes) for seed in seeds]
             graded: dict[str, list[Graded]] = defaultdict(list)
             progress(done, len(rows))
             for answers in backend.iterate(variants):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -54,19 +54,9 @@ def eval_command(
         from medvlm_r1.evaluation.boxes import box_lines
         from medvlm_r1.evaluation.run import evaluate
 
-        results = evaluate(
-            model,
-            data,
-            out,
-            skip_missing=skip_missing,
-            limit=limit,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            template=template,
-            dtype=dtype,
-            synonyms=synonyms,
-            progress=advance,
-        )
+        rows: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "skip_missing": skip_missing}
+        answers: dict[str, Any] = {"max_new_tokens": max_new_tokens, "template": template, "synonyms": synonyms}
+        results = evaluate(model, data, out, **rows, **answers, dtype=dtype, progress=advance)
     lines = [*accuracy_lines(results), *box_lines(results), f"Results: {out / 'results.json'}", RESEARCH_USE]
     print_result(results, lines, as_json=as_json)
 
@@ -131,21 +121,12 @@ def difficulty_command(
 
     with stop_on_sigterm(folder), progress_bar("Pass rates") as advance:
         from medvlm_r1.audit.difficulty import estimate_difficulty
+        from medvlm_r1.models.generate import GenerationSettings
 
-        result = estimate_difficulty(
-            model,
-            folder,
-            samples=samples,
-            temperature=temperature,
-            seed=seed,
-            limit=limit,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            template=template,
-            dtype=dtype,
-            skip_missing=skip_missing,
-            progress=advance,
-        )
+        settings = GenerationSettings(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        rows: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "skip_missing": skip_missing}
+        names = {"template": template, "dtype": dtype}
+        result = estimate_difficulty(model, folder, settings, samples=samples, **rows, **names, progress=advance)
     lines = [
         f"Pass rates of {result['n']} questions, {samples} completions each: mean {result['mean']:.1f} %, cut off "
         f"{result['cut_off']:.1f} %, skipped for missing images {result['n_missing']}",

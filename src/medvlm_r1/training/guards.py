@@ -62,25 +62,12 @@ def zero_rewards(history: Sequence[Figures]) -> str | None:
 def no_advantage(history: Sequence[Figures]) -> str | None:
     """Detect that rewards are equal within every group. A more specific guard that finds the reason comes first."""
     rows = _last(history, NO_ADVANTAGE_PATIENCE, "frac_reward_zero_std", "reward")
-    explained = full_marks(history) or never_correct(history)
-    if rows and not explained and all(share >= 1 for share, _ in rows) and any(reward != 0 for _, reward in rows):
-        mean = statistics.fmean(reward for _, reward in rows)
-        return (
-            f"in the last {NO_ADVANTAGE_PATIENCE} generations all completions of a group had the same reward (mean "
-            f"{mean:.3g}), so nothing was learned"
-        )
-    return None
-
-
-def full_marks(history: Sequence[Figures]) -> str | None:
-    """Detect that every reward of every completion has been 1 since the first step (all built-in rewards end at 1)."""
-    names = _rewards(history)
-    rows = [row for row in history if row.get("reward") is not None]
-    means = [row.get(f"rewards/{name}/mean") or 0.0 for name in names for row in rows]
-    spreads = [row.get("reward_std") or 0.0 for row in rows]
-    if len(rows) < PATIENCE or not means or max(map(abs, (*spreads, *(mean - 1 for mean in means)))) > _EXACT:
+    rewards = [reward for _, reward in rows]
+    if not any(rewards) or any(share < 1 for share, _ in rows) or never_correct(history):
         return None
-    return f"every completion since the first step had full marks ({', '.join(names)} 1)"
+    means = {history[-1].get(f"rewards/{name}/mean") for name in _rewards(history)}
+    same = "full marks" if means == {1.0} else f"the same reward (mean {statistics.fmean(rewards):.3g})"
+    return f"in the last {len(rows)} generations all completions of a group had {same}, so nothing was learned"
 
 
 def never_correct(history: Sequence[Figures]) -> str | None:
@@ -189,12 +176,9 @@ GUARDS: dict[str, Guard] = {
     ),
     "no advantage": Guard(
         no_advantage,
-        "harder or more varied questions, a higher trainer.temperature or more trainer.num_generations; at full "
-        "marks the run is done",
-    ),
-    "nothing to learn": Guard(
-        full_marks,
-        "harder questions: `medvlm-r1 data difficulty` and data.pass_rate leave out those that are always correct",
+        "harder or more varied questions (`medvlm-r1 data difficulty` and data.pass_rate leave out those that are "
+        "always or never correct), a higher trainer.temperature or more trainer.num_generations; at full marks the "
+        "run is done",
     ),
     "never correct": Guard(
         never_correct,
