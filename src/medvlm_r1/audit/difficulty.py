@@ -84,7 +84,7 @@ def estimate_difficulty(
                     _check_stored(store, sample, keys[sample.id], samples)
                     done += 1
                     continue
-                changes = {"sample": sample, "images": images, "temperature": settings.temperature}
+                changes: dict[str, Any] = {"sample": sample, "images": images, "temperature": settings.temperature}
                 seeds = range(settings.seed * samples, (settings.seed + 1) * samples)
                 variants += [Variant(name=f"sample-{seed}", seed=seed, **changes) for seed in seeds]
             graded: dict[str, list[Graded]] = defaultdict(list)

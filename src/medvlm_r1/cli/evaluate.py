@@ -125,7 +125,7 @@ def difficulty_command(
 
         settings = GenerationSettings(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         rows: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "skip_missing": skip_missing}
-        names = {"template": template, "dtype": dtype}
+        names: dict[str, Any] = {"template": template, "dtype": dtype}
         result = estimate_difficulty(model, folder, settings, samples=samples, **rows, **names, progress=advance)
     lines = [
         f"Pass rates of {result['n']} questions, {samples} completions each: mean {result['mean']:.1f} %, cut off "
