@@ -88,6 +88,12 @@ def test_grounded_on_phantomvqa_differs_from_the_demo_in_its_reward():
     assert given[0] | {"out": ""} == given[1] | {"out": ""}
 
 
+def test_the_curriculum_differs_from_the_demo_in_its_data():
+    given = [load_config(recipe(name)).model_dump() for name in ("phantom.yaml", "phantom-curriculum.yaml")]
+    assert given[1]["data"] == given[0].pop("data") | {"pass_rate": [0.1, 0.9], "order": "easy-to-hard"}
+    assert given[0] | {"out": "", "data": given[1]["data"]} == given[1] | {"out": ""}
+
+
 def test_vllm_leaves_the_tower_alone(models):
     """TRL does not empty vLLM's cache of image features, so they must not change."""
     from medvlm_r1.training.dry_run.shape import read_shape

@@ -14,12 +14,12 @@ from medvlm_r1.evaluation.store import (
     StoredAnswer,
     answers_kind,
     hash_pixels,
-    hash_prompt,
     read_answers,
     read_results,
     write_results,
 )
 from medvlm_r1.models.generate import Generation
+from medvlm_r1.prompts.templates import hash_prompt
 from scripted import make_samples, tagged
 
 KEY = AnswerKey(model="m", prompt="p", pixels="x", max_new_tokens=512, temperature=0.0, seed=0)

@@ -1,13 +1,26 @@
-"""The `eval` and `compare` commands."""
+"""The `eval`, `compare` and `data difficulty` commands."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from medvlm_r1.cli.options import Data, Dtype, Json, Limit, Model, NewTokens, Out, SkipMissing, Template, print_result
+from medvlm_r1.cli.data import data_app
+from medvlm_r1.cli.options import (
+    Data,
+    Dtype,
+    Json,
+    Limit,
+    Model,
+    NewTokens,
+    Out,
+    SkipMissing,
+    Template,
+    complete_model,
+    print_result,
+)
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.stopping import stop_on_sigterm
 
@@ -41,19 +54,9 @@ def eval_command(
         from medvlm_r1.evaluation.boxes import box_lines
         from medvlm_r1.evaluation.run import evaluate
 
-        results = evaluate(
-            model,
-            data,
-            out,
-            skip_missing=skip_missing,
-            limit=limit,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            template=template,
-            dtype=dtype,
-            synonyms=synonyms,
-            progress=advance,
-        )
+        rows: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "skip_missing": skip_missing}
+        answers: dict[str, Any] = {"max_new_tokens": max_new_tokens, "template": template, "synonyms": synonyms}
+        results = evaluate(model, data, out, **rows, **answers, dtype=dtype, progress=advance)
     lines = [*accuracy_lines(results), *box_lines(results), f"Results: {out / 'results.json'}", RESEARCH_USE]
     print_result(results, lines, as_json=as_json)
 
@@ -84,4 +87,50 @@ def compare_command(
             f"  difference {row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
             f"  correct in A only / B only {row['b']} / {row['c']}  {row['test']} p {row['p']:.2g}"
         )
+    print_result(result, [*lines, RESEARCH_USE], as_json=as_json)
+
+
+@data_app.command("difficulty")
+def difficulty_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder.")],
+    *,
+    model: Annotated[
+        str,
+        typer.Option(autocompletion=complete_model, help="The model to be trained, named as for `eval`."),
+    ],
+    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Completions per question.")] = 16,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Sampling temperature.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the completions.")] = 0,
+    skip_missing: SkipMissing = False,
+    limit: Limit = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Questions per batch; for a server, parallel requests.")
+    ] = None,
+    max_new_tokens: NewTokens = 512,
+    template: Template = "medvlm-r1",
+    dtype: Dtype = "auto",
+    as_json: Json = False,
+) -> None:
+    """Estimate how often a model answers each question correctly, and write DIR/difficulty.jsonl. Re-run to resume.
+
+    `data.pass_rate` and `data.order` of a training read this file.
+
+    Example: medvlm-r1 data difficulty data/phantom/train --model phantom-base
+    """
+    from medvlm_r1.console import progress_bar
+
+    with stop_on_sigterm(folder), progress_bar("Pass rates") as advance:
+        from medvlm_r1.audit.difficulty import estimate_difficulty
+        from medvlm_r1.models.generate import GenerationSettings
+
+        settings = GenerationSettings(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        rows: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "skip_missing": skip_missing}
+        names: dict[str, Any] = {"template": template, "dtype": dtype}
+        result = estimate_difficulty(model, folder, settings, samples=samples, **rows, **names, progress=advance)
+    lines = [
+        f"Pass rates of {result['n']} questions, {samples} completions each: mean {result['mean']:.1f} %, cut off "
+        f"{result['cut_off']:.1f} %, skipped for missing images {result['n_missing']}",
+        *(f"{name:<14} {count:>6}" for name, count in result["histogram"].items()),
+        f"File: {result['file']}",
+    ]
     print_result(result, [*lines, RESEARCH_USE], as_json=as_json)

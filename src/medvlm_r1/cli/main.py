@@ -36,7 +36,7 @@ _COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "recipes": recipes_command,
     "doctor": doctor_command,
 }
-_RESUMABLE = ("demo", "eval", "train grpo", "train sft", "audit model")
+_RESUMABLE = ("demo", "eval", "train grpo", "train sft", "audit model", "data difficulty")
 _NOT_RESUMABLE = "Interrupted. Nothing reusable was kept; re-running starts again."
 
 

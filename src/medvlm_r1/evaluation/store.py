@@ -15,7 +15,7 @@ read the file; scoring parses `text` again.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.score import Graded, grade
 from medvlm_r1.models.generate import Generation, GenerationSettings
 from medvlm_r1.prompts.boxes import BOX_TEMPLATES, Edges
-from medvlm_r1.prompts.templates import messages
+from medvlm_r1.prompts.templates import hash_prompt, messages
 from medvlm_r1.rewards.open_questions.words import Synonyms, read_synonyms
 
 ANSWERS = "answers.jsonl"
@@ -148,11 +148,6 @@ def answer_key(
     """
     prompt = hash_prompt(messages(sample, template))
     return AnswerKey(model=identity, prompt=prompt, pixels=hash_pixels(images), **asdict(settings))
-
-
-def hash_prompt(conversation: Sequence[Mapping[str, Any]]) -> str:
-    """SHA-256 of a conversation as passed to the model."""
-    return hashlib.sha256(json.dumps(conversation, sort_keys=True).encode()).hexdigest()
 
 
 def hash_pixels(images: Iterable[Image.Image]) -> str:

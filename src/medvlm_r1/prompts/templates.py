@@ -1,5 +1,8 @@
 """Prompt templates: render a sample as one user message."""
 
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medvlm_r1.data.names import did_you_mean
@@ -125,3 +128,8 @@ def messages(sample: Sample, template: str = "medvlm-r1") -> list[dict[str, Any]
     """
     text = {"type": "text", "text": render_prompt(sample, template)}
     return [{"role": "user", "content": [*({"type": "image"} for _ in sample.images), text]}]
+
+
+def hash_prompt(conversation: Sequence[Mapping[str, Any]]) -> str:
+    """SHA-256 of a conversation as passed to the model."""
+    return hashlib.sha256(json.dumps(conversation, sort_keys=True).encode()).hexdigest()

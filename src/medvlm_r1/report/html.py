@@ -82,6 +82,7 @@ def render_report(
         boxes=_box_table(evaluated),
         facts=_facts_table(evaluated) if evaluated else None,
         panels=build_panels({run: view.metrics for run, view in runs.items()}),
+        difficulty=_difficulty_table(runs),
         items=build_items(runs, ids, album),
         album=album,
         picked=isinstance(items, int),
@@ -236,6 +237,20 @@ def _facts_table(evaluated: Evaluated) -> Table:
     }
     rows = [(name, *(fact(results) for *_, results in evaluated)) for name, fact in facts.items()]
     return text_table(("", *(run for _, run, _ in evaluated)), rows, sorts=False)
+
+
+def _difficulty_table(runs: Mapping[str, RunView]) -> Table | None:
+    """Samples by pass rate, all and used, of the trainings that selected or ordered them; None if none did."""
+    columns: list[tuple[str, str]] = []
+    rows: dict[str, list[Cell]] = {}
+    for run, view in runs.items():
+        if (entry := view.pass_rates) is not None:
+            total = sum(entry["all"].values())
+            columns += [(f"{run}: all", f"pass rates of {entry['model']}"), (f"{run}: used", "in the training")]
+            for name in entry["all"]:
+                shares = [(entry[kind][name], 100 * entry[kind][name] / total) for kind in ("all", "used")]
+                rows.setdefault(name, []).extend(Cell(str(n), bar=(0.0, share, share, None)) for n, share in shares)
+    return Table("Pass rate", columns, [Row(*row) for row in rows.items()], sorts=False) if columns else None
 
 
 def _paper_table(rows: Mapping[str, Mapping[str, float]]) -> Table | None:

@@ -61,6 +61,7 @@ class RunView:
         answers: answers of the evaluation.
         data: the data folder with the images, or None if it no longer exists.
         metrics: rows of a training run's `metrics.jsonl`.
+        pass_rates: selection of the training samples by pass rate, from a training run's `data.json`.
         audit: the audit of a model.
     """
 
@@ -68,6 +69,7 @@ class RunView:
     answers: tuple[StoredAnswer, ...] = ()
     data: Path | None = None
     metrics: tuple[Mapping[str, Any], ...] = ()
+    pass_rates: Mapping[str, Any] | None = None
     audit: AuditView | None = None
 
 
@@ -101,7 +103,13 @@ def load_run(folder: Path | str, *, training: Path | str | None = None) -> RunVi
             f"{folder}: neither {RESULTS} of an evaluation nor {METRICS} of a training nor {FIGURES} of an audit is in"
             f" it{hint}"
         )
-    return RunView(metrics=metrics, audit=audit)
+    described = folder / "data.json"
+    try:
+        data = json.loads(described.read_text(encoding="utf-8")) if is_training and described.is_file() else {}
+        pass_rates = data.get("train", {}).get("pass_rates")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{described}: not the data of a training ({error}); restore it, or remove it") from error
+    return RunView(metrics=metrics, pass_rates=pass_rates, audit=audit)
 
 
 def load_runs(folders: Iterable[Path | str]) -> dict[str, RunView]:

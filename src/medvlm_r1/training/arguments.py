@@ -47,6 +47,8 @@ def training_arguments(config: RunConfig, *, processes: int | None = None) -> An
         given.setdefault("dataloader_pin_memory", False)
     if config.method == "grpo":
         given["reward_weights"] = [reward.weight for reward in config.rewards]
+    if config.data.order:
+        given["shuffle_dataset"] = False
     if str(given.get("eval_strategy", "no")) != "no" and config.data.eval is None:
         raise UsageError("trainer.eval_strategy is set but data.eval names no folder to evaluate on")
     try:

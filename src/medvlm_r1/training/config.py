@@ -138,6 +138,7 @@ def _switch(value: Any) -> Any:
 
 Count = Annotated[int, Field(gt=0), BeforeValidator(_positive_int)]
 Text = Annotated[str, Field(min_length=1)]
+Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)]
 
 
 class DataConfig(_Section):
@@ -151,6 +152,11 @@ class DataConfig(_Section):
     """Use only these modalities of the training folder (default: all)."""
     skip_missing: bool = False
     """Skip samples whose images are missing, unreadable or rejected by the model (default: report an error)."""
+    pass_rate: Annotated[list[Fraction], Field(min_length=2, max_length=2)] | None = None
+    """Use only training samples with a pass rate in this range, such as `[0.1, 0.9]`; both ends are included. The
+    pass rates are those of `medvlm-r1 data difficulty`."""
+    order: Literal["easy-to-hard"] | None = None
+    """GRPO only: `easy-to-hard` takes the samples by decreasing pass rate in every epoch (default: random order)."""
     synonyms: Text | None = None
     """File with your own synonyms for the reward `open_answer`: one group of terms per line, separated by tabs."""
 
@@ -225,6 +231,10 @@ class RunConfig(_Section):
             raise ValueError(f"rewards names the same reward twice: {', '.join(names)}")
         if self.data.synonyms and OPEN_ANSWER not in names:
             raise ValueError(f"data.synonyms is for the reward {OPEN_ANSWER}, which rewards does not name")
+        if self.data.pass_rate and self.data.pass_rate[0] > self.data.pass_rate[1]:
+            raise ValueError(f"data.pass_rate is {self.data.pass_rate}; wanted [lowest, highest]")
+        if self.data.order and (self.method != "grpo" or "shuffle_dataset" in self.trainer):
+            raise ValueError("data.order is for method grpo, and sets trainer.shuffle_dataset; leave one of them out")
         if self.method == "grpo" and "beta" not in self.trainer:
             raise ValueError(
                 "trainer.beta is not stated; state it, since TRL's default went from 0.04 to 0.0 in version 0.19 "

@@ -9,24 +9,29 @@ is loaded when its row is read.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
+import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeVar
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from medvlm_r1.data import Sample, folder_hash, load_image, read_folder
+from medvlm_r1.data.difficulty import DIFFICULTY, histogram, read_pass_rates
 from medvlm_r1.data.image_facts import image_sizes, unreadable_samples
 from medvlm_r1.data.paths import inside
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.processor import ImageFit
 from medvlm_r1.models.shown import box_labels
-from medvlm_r1.prompts.templates import messages
+from medvlm_r1.prompts.templates import hash_prompt, messages
 from medvlm_r1.rewards import any_asks
+from medvlm_r1.training.config import RunConfig
 
 # A GRPO batch reads the same row once per completion. Caching a few dozen decoded images avoids most of that work.
 _CACHED_IMAGES = 64
@@ -85,6 +90,58 @@ def load_samples(
     if not samples:
         raise UserError(f"{folder}: no sample has a readable image.")
     return samples
+
+
+def select_by_difficulty(config: RunConfig, samples: Sequence[Sample]) -> tuple[list[Sample], Mapping[str, Any] | None]:
+    """Select and order the training samples as `data.pass_rate` and `data.order` say, and report it on stderr.
+
+    Returns:
+        The samples in the order of training, and the entry of `data.json`: the model, the histograms of the pass rates
+        of all samples and of those used, and a hash of their ids. It is None if the configuration has neither option.
+
+    Raises:
+        UserError: A sample has no pass rate, or has changed since the estimate; or no sample is left.
+    """
+    data, template = config.data, config.template
+    if data.pass_rate is None and data.order is None:
+        return list(samples), None
+    known = read_pass_rates(data.train)
+
+    def rated(sample: Sample) -> bool:
+        rate, prompt = known.get(sample.id), hash_prompt(messages(sample, template))
+        return rate is not None and (rate.answer, rate.key.get("prompt")) == (sample.answer, prompt)
+
+    unrated = [sample.id for sample in samples if not rated(sample)]
+    if unrated:
+        raise UserError(
+            f"{Path(data.train) / DIFFICULTY}: {len(unrated)} of {len(samples)} training samples have no pass rate for "
+            f"their current question and answer and the template {template!r}, the first {unrated[0]!r}. Run "
+            f"'medvlm-r1 data difficulty {data.train} --model MODEL --template {template}'; if questions or template "
+            "have changed, delete the file first."
+        )
+    low, high = data.pass_rate or (0.0, 1.0)
+    chosen = [sample for sample in samples if low <= known[sample.id].value <= high]
+    rates = [known[sample.id] for sample in samples]
+    left_out = {"below": sum(rate.value < low for rate in rates), "above": sum(rate.value > high for rate in rates)}
+    line = (
+        f"{data.train}: {len(chosen)} of {len(samples)} samples have a pass rate from {low:g} to {high:g} "
+        f"({rates[0].model}, {rates[0].samples} completions each). Left out: {left_out['below']} below, "
+        f"{left_out['above']} above"
+    )
+    if not chosen:
+        raise UserError(f"{line}. Set a wider data.pass_rate.")
+    print(f"{line}.", file=sys.stderr)
+    if data.order:
+        # Samples of equal pass rate are in random order, because a folder may be sorted by modality.
+        random.Random(config.seed).shuffle(chosen)
+        chosen.sort(key=lambda sample: -known[sample.id].value)
+    return chosen, {
+        "model": rates[0].model,
+        "left_out": left_out,
+        "all": histogram(rates),
+        "used": histogram(known[sample.id] for sample in chosen),
+        "ids": hashlib.sha256("\n".join(sample.id for sample in chosen).encode()).hexdigest(),
+    }
 
 
 def on_main_process(work: Callable[[], Result]) -> Result:

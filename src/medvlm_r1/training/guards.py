@@ -8,7 +8,9 @@ guard prints a warning (`warn`) or ends the run (`stop`). NaN and Inf always end
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import statistics
 import sys
 from collections import deque
@@ -16,10 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
+from medvlm_r1.prompts.parser import parse_response
+from medvlm_r1.rewards.completion import completion_text
 from medvlm_r1.training.reliability.checkpoint import between_generations
-from medvlm_r1.training.reliability.nan_guard import last_completion
+from medvlm_r1.training.reliability.nan_guard import SAMPLE_ID, last_completion, local_shard
 
 Figures = Mapping[str, float | None]
 Detector = Callable[[Sequence[Figures]], str | None]
@@ -28,15 +33,20 @@ Detector = Callable[[Sequence[Figures]], str | None]
 PATIENCE = 5
 """Number of latest steps in which a condition must hold before a guard reports it."""
 NO_ADVANTAGE_PATIENCE = 8
-"""Patience of `no_advantage`. It is longer, because a policy that is nearly always correct sometimes has such steps."""
+"""Patience of the guards for rewards that do not differ. It is longer, because a policy that is nearly always or nearly
+never correct sometimes has such steps."""
 COLLAPSE = 0.3
 """Fraction of the earlier median length below which completions have collapsed."""
 KL_FLOOR, KL_FACTOR, KL_CEILING = 1.0, 10.0, 3.0
 """Thresholds of `kl_runaway` in nats per token. The limit is `KL_FACTOR` times the earlier median, but at least
 `KL_FLOOR` and at most `KL_CEILING`. At 3 nats a token is twenty times as likely as under the reference."""
+ADAPTERS_ZERO = "adapters_zero"
+"""Key in the history, but not in `metrics.jsonl`: 1 as long as all LoRA matrices B are 0."""
 GAP_WORTH, GAP_LOST = 15.0, 10.0
 """Thresholds of `image_gap_shrinking` in percentage points. The guard reports a drop of at least `GAP_LOST` from a gap
 of at least `GAP_WORTH`, if the gap has also halved."""
+_EXACT = 1e-6
+"""Largest rounding error of a mean or a standard deviation of equal rewards."""
 _REPEAT = 50
 _MAX_HISTORY = 1000
 
@@ -50,15 +60,57 @@ def zero_rewards(history: Sequence[Figures]) -> str | None:
 
 
 def no_advantage(history: Sequence[Figures]) -> str | None:
-    """Detect that rewards are equal within every group. If all rewards are 0, `zero_rewards` reports it instead."""
+    """Detect that rewards are equal within every group. A more specific guard that finds the reason comes first."""
     rows = _last(history, NO_ADVANTAGE_PATIENCE, "frac_reward_zero_std", "reward")
-    if rows and all(share >= 1 for share, _ in rows) and any(reward != 0 for _, reward in rows):
-        mean = statistics.fmean(reward for _, reward in rows)
+    rewards = [reward for _, reward in rows]
+    if not any(rewards) or any(share < 1 for share, _ in rows) or never_correct(history):
+        return None
+    means = {history[-1].get(f"rewards/{name}/mean") for name in _rewards(history)}
+    same = "full marks" if means == {1.0} else f"the same reward (mean {statistics.fmean(rewards):.3g})"
+    return f"in the last {len(rows)} generations all completions of a group had {same}, so nothing was learned"
+
+
+def never_correct(history: Sequence[Figures]) -> str | None:
+    """Detect that all completions are well-formed and none is correct. The rewards are recognized by their names."""
+    for formed, correct in itertools.permutations(_rewards(history), 2):
+        rows = _last(history, NO_ADVANTAGE_PATIENCE, f"rewards/{formed}/mean", f"rewards/{correct}/mean")
+        named = re.search("(?<![a-z])format", formed) and re.search("(?<![a-z])(accuracy|open_answer)", correct)
+        if rows and named and all(mean > 1 - _EXACT and accuracy == 0 for mean, accuracy in rows):
+            return f"{formed} was 1 and {correct} 0 for all completions of the last {len(rows)} generations"
+    return None
+
+
+def constant_reward(history: Sequence[Figures]) -> str | None:
+    """Detect a reward that has not varied within any group since the first step, while another reward has.
+
+    A reward that was 1 for every completion is not reported: it may be for a format that the policy knows already.
+    """
+    for name in _rewards(history):
+        varies, mean, std = (f"rewards/{name}/{figure}" for figure in ("varying_groups", "mean", "std"))
+        rows = [row for row in history if row.get(varies) is not None]
+        others = any(value for row in rows for key, value in row.items() if key.endswith("/varying_groups"))
+        if len(rows) < NO_ADVANTAGE_PATIENCE or any(row[varies] for row in rows) or not others:
+            continue
+        everywhere = all((row.get(std) or 0) < _EXACT for row in rows)
+        value = rows[-1].get(mean) or 0.0
+        if (everywhere and abs(value - 1) < _EXACT) or never_correct(history):
+            continue
+        what = f"{value:.3g} for every completion" if everywhere else "the same for all completions of each prompt"
+        cause = ", or no completion has earned it" if everywhere and value == 0 else ""
         return (
-            f"in the last {NO_ADVANTAGE_PATIENCE} generations all completions of a group had the same reward (mean "
-            f"{mean:.3g}), so nothing was learned"
+            f"{name} was {what} of the first {len(rows)} generations, while other rewards varied: it probably ignores "
+            f"the completion{cause}"
         )
     return None
+
+
+def untrained_adapters(history: Sequence[Figures]) -> str | None:
+    """Detect that the matrices B of all LoRA adapters are still 0 after steps in which some rewards differed."""
+    if not history or not history[-1].get(ADAPTERS_ZERO):
+        return None
+    shares = _values(history, "frac_reward_zero_std")
+    steps = len(_values(history, ADAPTERS_ZERO)) if not shares else sum(share < 1 for share in shares)
+    return f"after {steps} steps the LoRA adapters change nothing: B is 0 in all" if steps >= PATIENCE else None
 
 
 def all_cut_off(history: Sequence[Figures]) -> str | None:
@@ -109,10 +161,11 @@ def image_gap_shrinking(history: Sequence[Figures]) -> str | None:
 
 
 class Guard(NamedTuple):
-    """A detector and the advice printed with its warning."""
+    """A detector, the advice printed with its warning, and whether the warning compares an answer with the truth."""
 
     detector: Detector
     advice: str
+    shows_answer: bool = False
 
 
 GUARDS: dict[str, Guard] = {
@@ -123,8 +176,22 @@ GUARDS: dict[str, Guard] = {
     ),
     "no advantage": Guard(
         no_advantage,
-        "harder or more varied questions, a higher trainer.temperature or more trainer.num_generations; at full "
-        "marks the run is done",
+        "harder or more varied questions (`medvlm-r1 data difficulty` and data.pass_rate leave out those that are "
+        "always or never correct), a higher trainer.temperature or more trainer.num_generations; at full marks the "
+        "run is done",
+    ),
+    "never correct": Guard(
+        never_correct,
+        "a look at the answer below: if it is correct, the data or the reward are wrong; otherwise easier questions "
+        "(`medvlm-r1 data difficulty` and data.pass_rate), or an SFT stage first",
+        shows_answer=True,
+    ),
+    "constant reward": Guard(
+        constant_reward, "the function on a good and a bad completion of one prompt, or leave the reward out"
+    ),
+    "untrained adapters": Guard(
+        untrained_adapters,
+        "a higher trainer.learning_rate, or other lora.target_modules: layers that the model uses for its text",
     ),
     "cut off": Guard(
         all_cut_off,
@@ -158,6 +225,7 @@ class Guards(TrainerCallback):  # type: ignore[misc]
         self._read: dict[str, int] = {}
         self._spoke: dict[str, int] = {}
         self._wanted: str | None = None
+        self._adapters_trained = False
         self.stopped: str | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -187,7 +255,8 @@ class Guards(TrainerCallback):  # type: ignore[misc]
             self._spoke[name] = state.global_step
             if last is None or state.global_step - last > _REPEAT:
                 line = f"Guard ({name}) at step {state.global_step}: {problem}. Try {guard.advice}."
-                line = " ".join(filter(None, [line, last_completion(self._trainer)]))
+                answer = last_answer(self._trainer) if guard.shows_answer else None
+                line = " ".join(filter(None, [line, last_completion(self._trainer), answer]))
                 self._wanted = self._wanted or line
                 if state.is_world_process_zero and not self._stop:
                     print(line, file=sys.stderr)
@@ -207,7 +276,35 @@ class Guards(TrainerCallback):  # type: ignore[misc]
         gathered = self._trainer._metrics["train"]
         new = {name: values[self._read.get(name, 0) :] for name, values in gathered.items()}
         self._read = {name: len(values) for name, values in gathered.items()}
-        return {name: statistics.fmean(values) for name, values in new.items() if values}
+        figures = {name: statistics.fmean(values) for name, values in new.items() if values}
+        return figures | ({} if self._trained() else {ADAPTERS_ZERO: 1.0})
+
+    def _trained(self) -> bool:
+        """Whether any LoRA matrix B differs from 0, its value before training. Without LoRA it is True."""
+        if not self._adapters_trained:
+            named = self._trainer.accelerator.unwrap_model(self._trainer.model).named_parameters()
+            adapters = [weight for name, weight in named if "lora_B" in name]
+            self._adapters_trained = not adapters or any(gather_object([any(map(_nonzero, adapters))]))
+        return self._adapters_trained
+
+
+def _nonzero(weight: Any) -> bool:
+    return bool(local_shard(weight).any())
+
+
+def last_answer(trainer: Any) -> str:
+    """Sentence with the parsed answer of the last completion and the correct answer of its sample."""
+    logs, columns = trainer._logs, [SAMPLE_ID, "options", "letter", "answer"]
+    rows = trainer.train_dataset.with_format(None).select_columns(columns)
+    row = next(row for row in rows if row[SAMPLE_ID] == logs["extra"][SAMPLE_ID][-1])
+    response = parse_response(completion_text(logs["completion"][-1]), row["options"])
+    return f"Parsed answer: {response.answer!r}; correct answer: {' '.join([row['letter'], row['answer']]).strip()!r}."
+
+
+def _rewards(history: Sequence[Figures]) -> list[str]:
+    """Names of the rewards."""
+    keys = dict.fromkeys(key for row in history for key in row if key.startswith("rewards/") and key.endswith("/mean"))
+    return [key.removeprefix("rewards/").removesuffix("/mean") for key in keys]
 
 
 def _values(history: Sequence[Figures], name: str) -> list[float]:

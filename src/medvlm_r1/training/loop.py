@@ -33,7 +33,7 @@ from medvlm_r1.training.callbacks import (
     ProgressBridge,
 )
 from medvlm_r1.training.config import RunConfig
-from medvlm_r1.training.dataset import build_dataset, describe, load_samples, on_main_process
+from medvlm_r1.training.dataset import build_dataset, describe, load_samples, on_main_process, select_by_difficulty
 from medvlm_r1.training.guards import Guards
 from medvlm_r1.training.reliability.checkpoint import BetweenGenerations, ResumedFigures, finish_rotation
 from medvlm_r1.training.reliability.interrupt import GracefulStop
@@ -169,10 +169,13 @@ def _load(config: RunConfig) -> tuple[dict[str, list[Sample]], dict[str, Any]]:
     if config.data.skip_missing or not RunFolder(Path(config.out)).complete:
         fit = image_fit(config.model, functools.partial(bound_pixels, config))
     loaded = load_sets(config, fit)
+    loaded["train"], pass_rates = select_by_difficulty(config, loaded["train"])
     warning = overlap_warning(config, loaded)
     if warning:
         print(warning, file=sys.stderr)
     described = {role: describe(getattr(config.data, role), samples) for role, samples in loaded.items()}
+    if pass_rates:
+        described["train"]["pass_rates"] = pass_rates
     if config.data.synonyms:
         described["train"]["synonyms"] = hashlib.sha256(Path(config.data.synonyms).read_bytes()).hexdigest()
     return loaded, described

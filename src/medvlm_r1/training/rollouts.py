@@ -98,9 +98,15 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
     def _write(self, state: Any, step: int) -> None:
         logs = self._trainer._logs
         generation = logs["extra"]["generation"][-1] if logs["extra"]["generation"] else 0
-        if generation == self._written or not state.is_world_process_zero:
+        if generation == self._written:
             return
         self._written = generation
+        # In every process, because the guards of all processes must agree.
+        for name, values in logs["rewards"].items():
+            if (share := varying_groups(list(values), self._trainer.num_generations)) is not None:
+                self._trainer._metrics["train"][f"rewards/{name}/varying_groups"].append(share)
+        if not state.is_world_process_zero:
+            return
         weights = dict(zip(self._trainer.reward_func_names, self._trainer.reward_weights.tolist(), strict=True))
         rows = []
         own = logs["extra"].get("own_image")
@@ -120,3 +126,16 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
                 }
             )
         append_rows(self._file, rows)
+
+
+def varying_groups(rewards: Sequence[float], size: int) -> float | None:
+    """Share of the groups in which a reward has different values; None if no group has two values.
+
+    Args:
+        rewards: Values of one reward for whole groups; NaN for completions that it does not judge.
+        size: Number of completions of a group.
+    """
+    groups = [rewards[start : start + size] for start in range(0, len(rewards), size)]
+    judged = [[value for value in group if not math.isnan(value)] for group in groups]
+    varies = [len(set(values)) > 1 for values in judged if len(values) > 1]
+    return sum(varies) / len(varies) if varies else None

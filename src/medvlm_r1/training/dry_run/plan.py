@@ -17,6 +17,7 @@ from medvlm_r1.models.processor import ImageFit, load_processor
 from medvlm_r1.training import options
 from medvlm_r1.training.arguments import training_arguments
 from medvlm_r1.training.config import RunConfig
+from medvlm_r1.training.dataset import select_by_difficulty
 from medvlm_r1.training.dry_run import memory, settings
 from medvlm_r1.training.dry_run.prompts import Prompts, measure, shortest_answer
 from medvlm_r1.training.dry_run.shape import Shape, read_shape
@@ -180,7 +181,7 @@ def make_plan(
     processor = _processor(folder)
     bound_pixels(config, processor.image_processor)
     sets = load_sets(config, ImageFit(model=config.model, processor=processor.image_processor))
-    samples = sets["train"]
+    samples, _ = select_by_difficulty(config, sets["train"])
     warning = overlap_warning(config, sets)
     notes = [warning] if warning else []
     run = settings.read_run(config, shape, len(samples), launch, notes, cpu=cpu, completion=completion)

@@ -98,12 +98,12 @@ def refuse_unless_finite(trainer: Any) -> None:
         NonFinite: A weight is NaN or Inf on some process. The message names the weight and the step.
     """
     named = trainer.accelerator.unwrap_model(trainer.model).named_parameters()
-    names = gather_object([name for name, weight in named if not torch.isfinite(_local(weight)).all()])
+    names = gather_object([name for name, weight in named if not torch.isfinite(local_shard(weight)).all()])
     if names:
         raise NonFinite(_report(trainer, f"the weight {names[0]}", "not finite"))
 
 
-def _local(weight: Any) -> torch.Tensor:
+def local_shard(weight: Any) -> torch.Tensor:
     """The part of a weight that this process holds: its ZeRO-3 (`ds_tensor`) or FSDP2 shard, or the whole weight."""
     shard: torch.Tensor = getattr(weight, "ds_tensor", weight)
     return shard.to_local() if isinstance(shard, DTensor) else shard
