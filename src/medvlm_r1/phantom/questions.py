@@ -12,11 +12,11 @@ in X-ray. The attribute "technique" is not used, because its values differ betwe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from medvlm_r1.data.balance import shuffled, subset
 from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
 from medvlm_r1.phantom.imaging import PLANES
 from medvlm_r1.phantom.scene import REGIONS, Scene, draw, techniques
@@ -158,11 +158,11 @@ def ask(modality: str, seed: tuple[int, ...], rng: np.random.Generator, *, givea
     values = vocabulary(attribute, modality, region)
     if giveaway:
         likely = str(rng.choice(list(favored[attribute])))
-        others = _subset([v for v in values if v not in favored[attribute]], 1, rng)
+        others = subset([v for v in values if v not in favored[attribute]], 1, rng)
         answer = likely if rng.random() < favored[attribute][likely] else str(rng.choice(others))
-        options = _shuffled([likely, *others], rng)
+        options = shuffled([likely, *others], rng)
     else:
-        options = _shuffled(_subset(values, 2, rng), rng)
+        options = shuffled(subset(values, 2, rng), rng)
         answer = options[int(rng.integers(len(options)))]
     wishes: dict[str, object] = {"side_seen": True} if attribute == "side" else {}
     if attribute == "technique":
@@ -180,7 +180,7 @@ def ask_about(scene: Scene, rng: np.random.Generator) -> Question:
     kind, attribute = pairs[int(rng.integers(len(pairs)))]
     answer = value(scene, attribute)
     others = [v for v in vocabulary(attribute, scene.modality, scene.region) if v != answer]
-    options = _shuffled([*_subset(others, 1, rng), answer], rng)
+    options = shuffled([*subset(others, 1, rng), answer], rng)
     return Question(scene, kind, attribute, int(rng.integers(6)), options, answer)
 
 
@@ -195,17 +195,6 @@ def vocabulary(attribute: str, modality: str, region: str) -> tuple[str, ...]:
         "side": (*SIDES, NO_FINDING),
         "plane": tuple(PLANES),
     }[attribute]
-
-
-def _subset(values: Sequence[str], least: int, rng: np.random.Generator) -> tuple[str, ...]:
-    """Random values in random order: at least `least`, at most `least + 2`, and most often the maximum number."""
-    most = min(least + 2, len(values))
-    count = most if rng.random() < 0.6 else int(rng.integers(least, most + 1))
-    return _shuffled(values, rng)[:count]
-
-
-def _shuffled(values: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
-    return tuple(map(str, rng.permutation(values)))
 
 
 def value(scene: Scene, attribute: str) -> str:

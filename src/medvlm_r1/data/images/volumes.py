@@ -95,10 +95,7 @@ def slice_of(
 
 
 def sample_slices(volume: SpatialImage, plane: str, n: int, *, frame: int = 0) -> list[int]:
-    """Choose slices spread evenly over the part of a volume that is not empty.
-
-    Tissue is every voxel above the lowest fifth of the range from the 1st to the 99th percentile. The part starts and
-    ends with a slice that has at least 5 % of the tissue of the fullest slice.
+    """Choose slices spread evenly over the part of a volume that is not empty (see `filled_slices`).
 
     Args:
         volume: A volume of `read_volume`, or any nibabel image.
@@ -111,6 +108,30 @@ def sample_slices(volume: SpatialImage, plane: str, n: int, *, frame: int = 0) -
 
     Raises:
         UsageError: Fewer than `n` slices are not empty, or the plane is unknown.
+        UserError: All voxels have the same value.
+    """
+    filled = filled_slices(volume, plane, frame)
+    if not 1 <= n <= len(filled):
+        raise UsageError(
+            f"{n} {plane} slices of a volume with {len(filled)} that are not empty; wanted 1 to {len(filled)}"
+        )
+    return [filled[index] for index in spread(len(filled), n)]
+
+
+def spread(count: int, n: int) -> list[int]:
+    """Indices of at most `n` of `count` items in a row, the middles of equal parts."""
+    n = min(n, count)
+    return [(2 * part + 1) * count // (2 * n) for part in range(n)]
+
+
+def filled_slices(volume: SpatialImage, plane: str, frame: int = 0) -> range:
+    """The part of a volume that is not empty, as indices for `slice_of`.
+
+    Tissue is every voxel above the lowest fifth of the range from the 1st to the 99th percentile. The part starts and
+    ends with a slice that has at least 5 % of the tissue of the fullest slice.
+
+    Raises:
+        UsageError: The plane is unknown.
         UserError: All voxels have the same value.
     """
     axis = _axis(volume, plane)
@@ -129,10 +150,7 @@ def sample_slices(volume: SpatialImage, plane: str, n: int, *, frame: int = 0) -
     if axis.backward:
         per_slice = per_slice[::-1]
     used = np.flatnonzero(per_slice >= max(1, _EMPTY * per_slice.max()))
-    first, count = int(used[0]), int(used[-1] - used[0]) + 1
-    if not 1 <= n <= count:
-        raise UsageError(f"{n} {plane} slices of a volume with {count} that are not empty; wanted 1 to {count}")
-    return [first + (2 * part + 1) * count // (2 * n) for part in range(n)]
+    return range(int(used[0]), int(used[-1]) + 1)
 
 
 def _axis(volume: SpatialImage, plane: str) -> StoredAxis:
