@@ -106,7 +106,7 @@ def check_answer(sample, labels, side):
         if asks == "boxed":
             assert max((asked[0] == NUMBERS.get(o, -1)).mean() for o in others) <= 0.1
     elif asks in ("finding", "count"):
-        assert sample.answer == {"finding": "Yes" if n else "No", "count": str(n)}[asks]
+        assert sample.answer == {"finding": "Yes" if n else "No", "count": str(n) if n <= 3 else "more than 3"}[asks]
         assert sorted(boxes) == sorted(box_of(components == i + 1) for i in range(n))
     elif asks == "size":
         diameter = brute_diameter(lesion) * side
@@ -116,8 +116,10 @@ def check_answer(sample, labels, side):
         name, host_side = max(areas(np.where(around, labels, 0)).items(), key=lambda pair: pair[1])[0]
         assert sample.answer == (name if asks == "host" else host_side)
     elif asks == "region":
-        groups = {GROUPS.get(name, "abdomen") for name in by_name if name not in LESIONS}
-        assert sample.answer in groups == {sample.answer}
+        groups = Counter()
+        for name in by_name.keys() - LESIONS:
+            groups[GROUPS.get(name, "abdomen")] += by_name[name]
+        assert groups[sample.answer] >= 0.9 * groups.total()
     else:
         assert sample.answer == truth[asks]
 
@@ -185,13 +187,15 @@ def slices(tmp_path_factory):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_text_alone_stays_at_chance(slices, seed):
-    pairs, _ = draw_questions(slices, 800, seed)
+    pairs, _ = draw_questions(slices, 600, seed)
     questions = [question for question, _ in pairs]
-    assert len(questions) > 700
-    for fit, items in ((questions[::2], questions[1::2]), (questions[1::2], questions[::2])):
-        chance = np.mean([1 / len(item.options) for item in items])
-        assert abs(np.mean(option_prior(fit, items)) - chance) < 0.03
-    again, _ = draw_questions(slices, 800, seed)
+    assert len(questions) == 600
+    for order in (np.arange(600), *map(np.random.default_rng(7).permutation, [600] * 3)):
+        halves = [[questions[i] for i in order[start::2]] for start in (0, 1)]
+        for fit, items in (halves, halves[::-1]):
+            chance = np.mean([1 / len(item.options) for item in items])
+            assert abs(np.mean(option_prior(fit, items)) - chance) < (0.03 if order[0] == 0 else 0.06)
+    again, _ = draw_questions(slices, 600, seed)
     assert [question for question, _ in again] == questions
     written = Counter((question.attribute, id(item), frozenset(question.options)) for question, item in pairs)
     assert max(written.values()) == 1
@@ -225,7 +229,7 @@ BROKEN = {
     "nameless": ("names.json", "expected a label and a name"),
     "damaged mask": ("segmentation.nii.gz", "damaged or cut short"),
     "damaged image": ("image.nii.gz", "damaged or cut short"),
-    "no image": ("p1", "0 image series and no image file"),
+    "no image": ("p1", "0 image files and 0 image series"),
     "two images": ("p1", "2 image files"),
     "no segmentation": ("p1", "0 segmentations; wanted image.nii.gz"),
     "no orientation": ("image.nii.gz", "left and right are a guess"),
@@ -343,7 +347,7 @@ def test_names_of_totalsegmentator(stored, expected):
 
 
 def test_files_of_names(tmp_path):
-    wanted = {"3": {"name": "clot", "group": "", "kind": "lesion"}}
+    wanted = {"3": {"name": "clot", "kind": "lesion"}}
     texts = {
         "a.csv": "label,name,kind\n3,clot,lesion\n",
         "b.json": '[{"label": 3, "name": "clot", "kind": "lesion"}]',

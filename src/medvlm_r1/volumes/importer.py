@@ -153,7 +153,8 @@ def _read(job: tuple[Path, Names, Settings]) -> list[Slice] | str:
 def _sample(number: int, question: Question, candidate: Candidate, settings: Settings) -> Sample:
     item, view = candidate.slice, settings.view(candidate.slice)
     name = written_name(f"{IMAGES}/{item.study.name}", view)
-    boxes = tuple(Box(seen.structure.text, 0, *seen.box) for seen in candidate.asked)
+    edges = [dict(zip(("x1", "y1", "x2", "y2"), seen.box, strict=True)) for seen in candidate.asked]
+    boxes = [Box(label=seen.structure.text, image=0, **box) for seen, box in zip(candidate.asked, edges, strict=True)]
     if candidate.marked:
         name = f"{name.removesuffix('.png')}.box-{'-'.join(map(str, candidate.asked[0].box))}.png"
     technique = f"{view.window} window" if view.window in PRESETS else view.window
@@ -171,7 +172,7 @@ def _sample(number: int, question: Question, candidate: Candidate, settings: Set
         modality=item.modality,
         question_type=str(TYPES[question.attribute]["type"]),
         subject=item.study.name,
-        boxes=boxes,
+        boxes=tuple(boxes),
         truth={"asks": question.attribute, "images": [truth]},
         record={"image_sources": [item.study.name], "area_mm2": round(sum(seen.area for seen in candidate.asked), 1)},
     )

@@ -10,12 +10,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
 import yaml
 
-from medvlm_r1.data.balance import imbalance, rerandomize, shuffled, subset
+from medvlm_r1.data.balance import TOLERANCE, imbalance, rerandomize, shuffled, subset
+from medvlm_r1.data.option_prior import option_prior
 from medvlm_r1.volumes.slices import Edges, Seen, Slice
 from medvlm_r1.volumes.structures import SIDES
 
@@ -33,6 +35,8 @@ CLEARLY_SMALLER = 0.8
 """Largest area of a wrong option, as a fraction of the area of the largest structure."""
 _MOST_COUNTED = 3
 _SET_DRAWS = 100
+# Random halvings of the questions, and the largest distance of the option prior of a half from chance on the other.
+_HALVINGS, _HALF_TOLERANCE = 4, 0.025
 
 
 class Question(NamedTuple):
@@ -83,8 +87,8 @@ def draw_questions(
     """Draw questions about the slices of all studies.
 
     The correct options are drawn again until the text-only baselines are within about 2 percentage points of chance:
-    the majority letter, the longest option, the option prior with leave-one-out, and the option prior of each half of
-    the questions on the other.
+    the majority letter, the longest option, the option prior with leave-one-out, and the option prior of a half of the
+    questions on the other half.
 
     Args:
         slices: The slices.
@@ -101,37 +105,47 @@ def draw_questions(
         pool[attribute][candidate.answer].append(candidate)
     not_asked = {name: _why_not(answers) for name, answers in pool.items() if len(answers) < 2}
     attributes = [name for name in TYPES if name not in not_asked]
-    usable: dict[tuple[str, frozenset[str]], bool] = {}
+    room: dict[tuple[str, frozenset[str]], int] = {}
 
-    def is_usable(attribute: str, options: tuple[str, ...]) -> bool:
+    def has_room(attribute: str, options: tuple[str, ...]) -> bool:
+        """Whether another question with these options finds a slice, whichever option is correct."""
         key = attribute, frozenset(options)
-        if key not in usable:
-            usable[key] = all(any(item.fits(options) for item in pool[attribute][option]) for option in options)
-        return usable[key]
+        if key not in room:
+            room[key] = min(sum(item.fits(options) for item in pool[attribute][option]) for option in options)
+        room[key] -= 1
+        return room[key] >= 0
 
     drafts: list[Question] = []
     while attributes and len(drafts) < n:
         attribute = attributes[int(rng.integers(len(attributes)))]
         sets = (subset(sorted(pool[attribute]), 2, rng) for _ in range(_SET_DRAWS))
-        options = next((options for options in sets if is_usable(attribute, options)), ())
-        if options:
-            text = TYPES[attribute]["phrasings"][int(rng.integers(len(TYPES[attribute]["phrasings"])))]
+        if options := next((options for options in sets if has_room(attribute, options)), None):
+            text = str(rng.choice(TYPES[attribute]["phrasings"]))
             drafts.append(Question(attribute, text, shuffled(options, rng), options[0]))
         else:
             attributes.remove(attribute)
-            if all(draft.attribute != attribute for draft in drafts):
-                not_asked[attribute] = "anatomy gives the answer: no options of which each is correct in some slice"
+    anatomy = "anatomy gives the answer: there are no options of which each is correct in some slice"
+    asked = {draft.attribute for draft in drafts}
+    not_asked |= {name: anatomy for name in TYPES if name not in {*asked, *not_asked, *attributes}}
 
     def answered(attempt: int) -> list[Question]:
         again = np.random.default_rng((seed, attempt))
         return [draft._replace(answer=draft.options[int(again.integers(len(draft.options)))]) for draft in drafts]
 
+    orders = [np.arange(len(drafts)), *(rng.permutation(len(drafts)) for _ in range(_HALVINGS))]
+
     def deviation(questions: list[Question]) -> float:
-        halves = questions[::2], questions[1::2]
-        return max(imbalance(questions), *(imbalance(half, [other]) for half, other in (halves, halves[::-1])))
+        halves = [[[questions[i] for i in order[start::2]] for start in (0, 1)] for order in orders]
+        crossed = [_gain(fit, items) for first, second in halves for fit, items in ((first, second), (second, first))]
+        return max(imbalance(questions), max(crossed) * TOLERANCE / _HALF_TOLERANCE)
 
     questions = rerandomize(answered, deviation) if len(drafts) > 1 else drafts
     return list(_with_slices(questions, pool, rng)), not_asked
+
+
+def _gain(fit: Sequence[Question], items: Sequence[Question]) -> float:
+    """Distance of the option prior from chance, as a fraction."""
+    return abs(fmean(option_prior(fit, items)) - fmean(1 / len(item.options) for item in items))
 
 
 def size_class(lesion: Seen, sizes: Sequence[float]) -> str:
@@ -157,21 +171,18 @@ def _with_slices(
     written: set[tuple[str, int, frozenset[str]]] = set()
     for question in questions:
         attribute, options = question.attribute, frozenset(question.options)
-        candidates = pool[attribute][question.answer]
-        best = min(
+        chosen = min(
             (
-                (of_study[item.slice.study], of_candidate[attribute, id(item)], rng.random(), index)
-                for index, item in enumerate(candidates)
+                item
+                for item in pool[attribute][question.answer]
                 if (attribute, id(item), options) not in written and item.fits(options)
             ),
-            default=None,
+            key=lambda item: (of_study[item.slice.study], of_candidate[attribute, id(item)], rng.random()),
         )
-        if best is not None:
-            chosen = candidates[best[-1]]
-            of_study[chosen.slice.study] += 1
-            of_candidate[attribute, id(chosen)] += 1
-            written.add((attribute, id(chosen), options))
-            yield question, chosen
+        of_study[chosen.slice.study] += 1
+        of_candidate[attribute, id(chosen)] += 1
+        written.add((attribute, id(chosen), options))
+        yield question, chosen
 
 
 def _candidates(slices: Sequence[Slice], sizes: Sequence[float]) -> Iterator[tuple[str, Candidate]]:

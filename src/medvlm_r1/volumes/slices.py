@@ -108,8 +108,9 @@ def slice_facts(folder: Path, modality: str, study: Study, planes: Sequence[str]
     segmented = frozenset(item.name for item in study.structures if not item.lesion)
     lesions = [number for number, item in enumerate(study.structures, start=1) if item.lesion]
     diseased = np.isin(study.labels.dataobj, lesions)
+    every = filled_slices(study.image)
     for plane in planes:
-        filled = filled_slices(study.image, plane)
+        filled = every[plane]
         with_lesion = np.flatnonzero(diseased.any(axis=tuple({0, 1, 2} - {WORLD_AXES[plane]})))
         chosen = {filled[i] for i in spread(len(filled), n)} | {
             int(with_lesion[i]) for i in spread(len(with_lesion), n)

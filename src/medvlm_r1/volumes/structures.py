@@ -85,10 +85,12 @@ def read_names(path: Path) -> dict[str, dict[str, str]]:
     """
     names = {}
     for number, row in _rows(path):
-        label, *texts = (str(row.get(field) or "").strip() for field in ("label", "name", "group", "kind"))
-        if not texts[0] or not (label or row.get("label") == 0):
+        texts = {
+            field: str(row[field]).strip() for field in ("label", "name", "group", "kind") if row.get(field) is not None
+        }
+        if not texts.get("label") or not texts.get("name"):
             raise bad_row(path, number, f"expected a label and a name, saw {dict(row)}")
-        names[label] = dict(zip(("name", "group", "kind"), texts, strict=True))
+        names[texts.pop("label")] = texts
     return names
 
 

@@ -65,21 +65,19 @@ def read_image(folder: Path) -> tuple[SpatialImage, str]:
         UserError: The folder has no image or several; or the image is damaged, is not a gray volume, or does not store
             its orientation.
     """
-    modality, files = "", _volumes(folder, "image.*")
-    if files:
-        file, volume = files[0], read_volume(files[0])
-    else:
-        series = {number: item for number, item in enumerate(_series(folder)) if item.modality != "SEG"}
-        if len(series) != 1:
-            raise UserError(f"{folder}: {len(series)} image series and no image file; {_WANTED}")
-        [(number, item)] = series.items()
-        file, volume, modality = folder, read_volume(folder, series=number), modality_name(item.modality) or ""
+    files = _volumes(folder, "image.*")
+    series = {} if files else {n: item for n, item in enumerate(_series(folder)) if item.modality != "SEG"}
+    if len(files) + len(series) != 1:
+        raise UserError(f"{folder}: {len(files)} image files and {len(series)} image series; {_WANTED}")
+    [(number, item)] = series.items() or [(None, None)]
+    file = files[0] if files else folder
+    volume, modality = read_volume(file, series=number), item and modality_name(item.modality)
     if warnings := orientation_warnings(volume):
         raise UserError(f"{file}: {warnings[0]} Store the orientation in the file: side questions depend on it.")
     image = _canonical(file, volume)
     if image.ndim != 3 or np.asarray(image.dataobj).dtype.kind not in "iuf":
         raise UserError(f"{file}: not one volume of gray values (shape {image.shape}); give one time point or channel")
-    return image, modality
+    return image, modality or ""
 
 
 def read_study(folder: Path, image: SpatialImage, names: Names) -> Study:
@@ -122,7 +120,13 @@ def _series(folder: Path) -> list[Series]:
 def _canonical(file: Path, volume: Any) -> SpatialImage:
     with silence_logging():
         canonical = guarded(file, partial(nib.as_closest_canonical, volume), _DAMAGED)
-        return SpatialImage(guarded(file, lambda: np.asarray(canonical.dataobj), _DAMAGED), canonical.affine)
+        values = guarded(file, lambda: np.asarray(canonical.dataobj), _DAMAGED)
+    if values.dtype.kind == "f":
+        # Whole numbers, such as Hounsfield units, are small and fast to show.
+        with np.errstate(invalid="ignore"):
+            whole = values.astype(np.int16)
+        values = whole if np.array_equal(values, whole) else values.astype(np.float32)
+    return SpatialImage(values, canonical.affine)
 
 
 def _whole_numbers(file: Path, image: SpatialImage) -> Array:
@@ -183,7 +187,8 @@ def _segment_voxels(file: Path, image: SpatialImage) -> dict[tuple[int, str], li
         flat, values = np.ravel_multi_index(tuple(near.T), image.shape), pixels[rows, columns]
         if header.SegmentationType != "LABELMAP":
             part = group if "SegmentIdentificationSequence" in group else shared
-            flat = flat[2 * values.astype(int) >= int(header.get("MaximumFractionalValue") or 1)]
+            maximum = header.MaximumFractionalValue if header.SegmentationType == "FRACTIONAL" else 1
+            flat = flat[2 * values.astype(int) >= maximum]
             values = np.full(len(flat), part.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
         for number in np.unique(values).tolist():
             voxels[number, texts[number]].append(flat[values == number])

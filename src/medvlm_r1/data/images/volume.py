@@ -208,7 +208,9 @@ def _read_slice(volume: Volume, axis: int, index: int, frame: int) -> Array:
     if axis == 2:
         return plane_of(index)[:, :, None]
     # x varies fastest in the file, so reading plane by plane is one pass with one plane in memory.
-    return np.stack([plane_of(number).take([index], axis=axis).copy() for number in range(depth)], axis=2)
+    # A copy lets the plane go.
+    line = np.s_[index : index + 1, :] if axis == 0 else np.s_[:, index : index + 1]
+    return np.stack([plane_of(number)[line].copy() for number in range(depth)], axis=2)
 
 
 def _to_8_bits(path: Path, pixels: Array, view: View, to_grey: ToGrey) -> tuple[Array, Window | None, list[str]]:

@@ -110,7 +110,8 @@ def sample_slices(volume: SpatialImage, plane: str, n: int, *, frame: int = 0) -
         UsageError: Fewer than `n` slices are not empty, or the plane is unknown.
         UserError: All voxels have the same value.
     """
-    filled = filled_slices(volume, plane, frame)
+    _axis(volume, plane)
+    filled = filled_slices(volume, frame)[plane]
     if not 1 <= n <= len(filled):
         raise UsageError(
             f"{n} {plane} slices of a volume with {len(filled)} that are not empty; wanted 1 to {len(filled)}"
@@ -124,17 +125,15 @@ def spread(count: int, n: int) -> list[int]:
     return [(2 * part + 1) * count // (2 * n) for part in range(n)]
 
 
-def filled_slices(volume: SpatialImage, plane: str, frame: int = 0) -> range:
-    """The part of a volume that is not empty, as indices for `slice_of`.
+def filled_slices(volume: SpatialImage, frame: int = 0) -> dict[str, range]:
+    """The part of a volume that is not empty, as indices for `slice_of` by plane.
 
     Tissue is every voxel above the lowest fifth of the range from the 1st to the 99th percentile. The part starts and
     ends with a slice that has at least 5 % of the tissue of the fullest slice.
 
     Raises:
-        UsageError: The plane is unknown.
         UserError: All voxels have the same value.
     """
-    axis = _axis(volume, plane)
     values = np.asarray(volume.dataobj)
     values = values[..., frame] if values.ndim > 3 else values.reshape((*values.shape, 1)[:3])
     finite = np.isfinite(values)
@@ -146,11 +145,12 @@ def filled_slices(volume: SpatialImage, plane: str, frame: int = 0) -> range:
     if low == high:
         raise UserError("all voxels of the volume have the same value; no slice can be chosen")
     tissue = finite & (values > low + _TISSUE * (high - low))
-    per_slice = tissue.sum(axis=tuple(other for other in range(3) if other != axis.axis))
-    if axis.backward:
-        per_slice = per_slice[::-1]
-    used = np.flatnonzero(per_slice >= max(1, _EMPTY * per_slice.max()))
-    return range(int(used[0]), int(used[-1]) + 1)
+    filled = {}
+    for plane, axis in stored_axes(_VOLUME, volume).items():
+        per_slice = tissue.sum(axis=tuple({0, 1, 2} - {axis.axis}))[:: -1 if axis.backward else 1]
+        used = np.flatnonzero(per_slice >= max(1, _EMPTY * per_slice.max()))
+        filled[plane] = range(int(used[0]), int(used[-1]) + 1)
+    return filled
 
 
 def _axis(volume: SpatialImage, plane: str) -> StoredAxis:
