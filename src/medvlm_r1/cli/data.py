@@ -12,6 +12,7 @@ from medvlm_r1.cli.options import Json, Out, completion, is_page, page_or_folder
 from medvlm_r1.errors import RESEARCH_USE, UsageError
 
 if TYPE_CHECKING:
+    from medvlm_r1.data.sample import Sample
     from medvlm_r1.models.processor import ImageFit
 
 PUBLIC = ("huatuo", "omnimedvqa", "med-r1", "vqa-rad", "slake", "path-vqa", "pmc-vqa")
@@ -125,7 +126,6 @@ def data_import(
         raise UsageError(f"{' and '.join(given)}: not for {format}.")
     report: dict[str, Any]
     choices: dict[str, Any]
-    more: list[str] = []
     if format == "phantom":
         from medvlm_r1.phantom.benchmark import write_benchmark
 
@@ -139,12 +139,10 @@ def data_import(
                 giveaway=giveaway,
                 progress=advance,
             )
-        count = len(samples)
-        report = {"rows": count, "written": count, "missing": 0, "subjects_from": {"PhantomVQA": count}}
-        report["subjects"] = len({sample.subject for sample in samples})
+        report = _own_report(samples, "PhantomVQA")
     elif format == "volumes":
         from medvlm_r1.data.importing.importer import chosen_modalities
-        from medvlm_r1.volumes.importer import Settings, import_volumes, report_lines
+        from medvlm_r1.volumes.importer import SUBJECTS, Settings, import_volumes
 
         if source is None:
             raise UsageError("volumes needs SOURCE, the folder of the studies.")
@@ -153,8 +151,8 @@ def data_import(
         choices |= {"modality": next(iter(chosen_modalities(modality_for_missing) or ()), None)}
         settings = Settings(**{name: value for name, value in choices.items() if value is not None})
         with progress_bar("Import volumes") as advance:
-            report = import_volumes(source, out, settings, advance)
-        more = report_lines(report)
+            samples, lines = import_volumes(source, out, settings, advance)
+        report = _own_report(samples, SUBJECTS) | {"lines": lines}
     else:
         from dataclasses import asdict
 
@@ -187,7 +185,7 @@ def data_import(
         f"{out}: {report['written']} questions written, {report['missing']} of them without images.",
         *subject_lines(report, own=format in OWN),
         *_counts(report, closed_choices=closed_choices),
-        *more,
+        *(f"  {line}" for line in report.get("lines", ())),
     ]
     print_result(report, lines, as_json=as_json)
 
@@ -283,6 +281,12 @@ def data_check(
     print_result(check.as_record() | {"report": str(page) if page else None}, lines, as_json=as_json)
     if check.problems:
         raise typer.Exit(1)
+
+
+def _own_report(samples: list[Sample], origin: str) -> dict[str, Any]:
+    """Report of an import that makes its own questions."""
+    report = {"rows": len(samples), "written": len(samples), "missing": 0, "subjects_from": {origin: len(samples)}}
+    return report | {"subjects": len({sample.subject for sample in samples})}
 
 
 def _fit(model: str | None) -> ImageFit | None:

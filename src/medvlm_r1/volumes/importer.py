@@ -1,9 +1,10 @@
 """Write questions about volumes as a data folder: slice images, `samples.jsonl` and `info.json`."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from medvlm_r1.volumes.structures import Names, read_names
 from medvlm_r1.volumes.study import find_studies, read_image, read_study
 
 NAME = "volumes"
-_SUBJECTS = "study folders"
+SUBJECTS = "study folders"
 _MARK = (255, 210, 0)
 _FEWEST_SLICES = 20
 
@@ -58,20 +59,19 @@ class Settings:
     skip_bad: bool = False
 
     def __post_init__(self) -> None:
-        if not self.planes or not {*self.planes} <= {*PLANES}:
-            raise UsageError(f"--planes {','.join(self.planes)}; wanted some of {','.join(PLANES)}")
+        for plane in self.planes:
+            View(plane=plane)
+        parse_window(self.window or "full")
         if not self.sizes or list(self.sizes) != sorted({size for size in self.sizes if size > 0}):
             raise UsageError(f"--size-bound {' '.join(map(str, self.sizes))}; wanted ascending bounds above 0 mm")
-        if self.window is not None:
-            parse_window(self.window)
 
     def view(self, item: Slice) -> View:
         """View of a slice."""
         window = self.window or ("soft-tissue" if item.modality == "CT" else "percentile")
-        return View(plane=item.plane, slice=item.index, window=window)
+        return View(plane=item.plane, slice=item.number, window=window)
 
 
-def import_volumes(source: Path, out: Path, settings: Settings, progress: Advance) -> dict[str, Any]:
+def import_volumes(source: Path, out: Path, settings: Settings, progress: Advance) -> tuple[list[Sample], list[str]]:
     """Write questions about the studies of a source as a data folder.
 
     Args:
@@ -81,38 +81,36 @@ def import_volumes(source: Path, out: Path, settings: Settings, progress: Advanc
         progress: Called with the number of studies or images done, their total, and a label.
 
     Returns:
-        The report: `rows`, `written`, `missing`, `subjects` and `subjects_from` as in `ImportReport`, `by_attribute`
-        (questions), `not_asked` (reasons by attribute), and `left_out` (one message per study that cannot be used).
+        The samples; and a report in lines: questions by attribute, attributes that are not asked, and studies that were
+        left out, with reasons.
 
     Raises:
         UserError: A study cannot be used, or no question can be asked. The message lists the faults of all studies,
             and nothing is written.
     """
+
+    def collect(results: list[Any], total: int, note: str) -> Callable[[Any], None]:
+        def take(result: Any) -> None:
+            results.append(result)
+            progress(len(results), total, note)
+
+        return take
+
     folders = find_studies(source)
     refuse_other(out, NAME)
     names = read_names(settings.names) if settings.names else {}
     read: list[list[Slice] | str] = []
-    images = 0
-
-    def add(facts: list[Slice] | str) -> None:
-        read.append(facts)
-        progress(len(read), len(folders), "studies read")
-
-    def count(_: None) -> None:
-        nonlocal images
-        images += 1
-        progress(images, len(jobs), "images written")
-
-    work_on_images(_read, [(folder, names, settings) for folder in folders], add)
-    studies, left_out = ([facts for facts in read if isinstance(facts, kind)] for kind in (list, str))
+    work_on_images(_read, [(path, names, settings) for path in folders], collect(read, len(folders), "studies read"))
+    studies = [facts for facts in read if not isinstance(facts, str)]
+    left_out = [fault for fault in read if isinstance(fault, str)]
     if left_out and not (settings.skip_bad and studies):
         advice = "Nothing was written. Correct these studies, or leave them out with --skip-bad."
-        raise UserError("\n  ".join([*map(str, left_out), advice]))
-    slices = [item for facts in studies for item in facts if isinstance(item, Slice)]
-    questions, not_asked = draw_questions(slices, settings.per_volume * len(studies), settings.seed, settings.sizes)
-    reasons = [f"{attribute} ({why})" for attribute, why in not_asked.items()]
+        raise UserError("\n  ".join([*left_out, advice]))
+    n = settings.per_volume * len(studies)
+    questions, not_asked = draw_questions(list(chain.from_iterable(studies)), n, settings.seed, settings.sizes)
+    lines = [f"not asked: {attribute} ({why})" for attribute, why in not_asked.items()]
     if not questions:
-        raise UserError(f"{source}: no question can be asked: {', '.join(reasons)}")
+        raise UserError(f"{source}: no question can be asked; {', '.join(lines)}")
     samples = [_sample(number, *pair, settings) for number, pair in enumerate(questions, start=1)]
     jobs = {
         sample.images[0]: (item.slice.study, settings.view(item.slice), item.asked[: item.marked], out)
@@ -120,20 +118,15 @@ def import_volumes(source: Path, out: Path, settings: Settings, progress: Advanc
     }
     (out / IMAGES).mkdir(parents=True, exist_ok=True)
     # Images of one study follow each other, so that a worker opens few volumes.
-    work_on_images(_write_image, sorted(jobs.items()), count)
-    report = {"rows": len(samples), "written": len(samples), "missing": 0, "subjects_from": {_SUBJECTS: len(samples)}}
+    work_on_images(_write_image, sorted(jobs.items()), collect([], len(jobs), "images written"))
     info = {"name": NAME, "source": "your own", "license": "your own", "file": source.name, "seed": settings.seed}
-    write_folder(out, samples, info=info | {"subjects": report["subjects_from"]})
-    by_attribute = dict(Counter(question.attribute for question, _ in questions).most_common())
-    subjects = len({sample.subject for sample in samples})
-    return report | {"subjects": subjects, "by_attribute": by_attribute, "not_asked": not_asked, "left_out": left_out}
-
-
-def report_lines(report: Mapping[str, Any]) -> list[str]:
-    """The questions by attribute, what was not asked, and the studies that were left out, as lines."""
-    lines = [f"{attribute}: {count}" for attribute, count in report["by_attribute"].items()]
-    lines += [f"not asked: {attribute} ({why})" for attribute, why in report["not_asked"].items()]
-    return [f"  {line}" for line in [*lines, *(f"left out: {reason}" for reason in report["left_out"])]]
+    write_folder(out, samples, info=info | {"subjects": {SUBJECTS: len(samples)}})
+    counts = Counter(question.attribute for question, _ in questions).most_common()
+    return samples, [
+        *(f"{attribute}: {count}" for attribute, count in counts),
+        *lines,
+        *map("left out: {}".format, left_out),
+    ]
 
 
 def _read(job: tuple[Path, Names, Settings]) -> list[Slice] | str:
@@ -158,8 +151,13 @@ def _sample(number: int, question: Question, candidate: Candidate, settings: Set
     if candidate.marked:
         name = f"{name.removesuffix('.png')}.box-{'-'.join(map(str, candidate.asked[0].box))}.png"
     technique = f"{view.window} window" if view.window in PRESETS else view.window
-    truth = {"modality": item.modality, "region": item.region or None, "plane": item.plane, "technique": technique}
-    truth |= {"organs": [_record(seen) for seen in item.organs if seen.clear]}
+    truth: dict[str, Any] = {
+        "modality": item.modality,
+        "region": item.region or None,
+        "plane": item.plane,
+        "technique": technique,
+    }
+    truth["organs"] = [_record(seen) for seen in item.organs if seen.clear]
     if item.lesions is not None:
         sizes = [{"size": size_class(lesion, settings.sizes) or None} for lesion in item.lesions]
         truth["findings"] = [_record(lesion) | size for lesion, size in zip(item.lesions, sizes, strict=True)]

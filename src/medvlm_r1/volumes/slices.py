@@ -65,7 +65,7 @@ class Slice(NamedTuple):
         study: Folder of the study.
         modality: Its modality.
         plane: axial, coronal or sagittal.
-        index: Index of the slice, from 0 at the feet, back or left.
+        number: Index of the slice, from 0 at the feet, back or left.
         segmented: Names of the organs that were segmented in the study.
         organs: The organs with a pixel in the slice.
         lesions: Its lesions; None if no lesion was segmented in the study.
@@ -74,7 +74,7 @@ class Slice(NamedTuple):
     study: Path
     modality: str
     plane: str
-    index: int
+    number: int
     segmented: frozenset[str]
     organs: tuple[Seen, ...]
     lesions: tuple[Seen, ...] | None
@@ -146,7 +146,7 @@ def _seen(folder: Path, study: Study, plane: str, index: int, lesions: list[int]
         seen = _measured(name, mask, position, labels, side)
         frame = tuple(slice(max(0, part.start - RING), part.stop + RING) for part in position)
         lesion = components[frame] == number
-        around = labels[frame][ndimage.binary_dilation(lesion, np.ones((3, 3)), RING) & ~lesion]
+        around = labels[frame][ndimage.binary_dilation(lesion, np.ones((3, 3), bool), RING) & ~lesion]
         counts = np.bincount(around[~np.isin(around, lesions)], minlength=1)
         host = int(counts.argmax())
         surrounds = host and counts[host] >= HOST_SHARE * len(around)
@@ -155,7 +155,7 @@ def _seen(folder: Path, study: Study, plane: str, index: int, lesions: list[int]
     return organs, found
 
 
-def _measured(structure: Structure, mask: Array, position: tuple[slice, slice], labels: Array, side: float) -> Seen:
+def _measured(structure: Structure, mask: Array, position: tuple[slice, ...], labels: Array, side: float) -> Seen:
     """Measure a structure that has the given mask at a position of the label picture."""
     (top, bottom), (left, right) = ((part.start, part.stop) for part in position)
     count = int(np.count_nonzero(mask))

@@ -10,7 +10,7 @@ import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.spatialimages import SpatialImage
 from pydicom import dcmread
-from pydicom.pixels import iter_pixels
+from pydicom.pixels.utils import iter_pixels
 
 from medvlm_r1.data.images.files import guarded, silence_logging
 from medvlm_r1.data.images.series import LPS_TO_RAS, Series, find_series, slices_of
@@ -130,7 +130,7 @@ def _canonical(file: Path, volume: Any) -> SpatialImage:
 
 
 def _whole_numbers(file: Path, image: SpatialImage) -> Array:
-    """Values of a mask or label map on the grid of the image, int32."""
+    """Values of a mask or label map on the grid of the image."""
     mask = _canonical(file, read_volume(file))
     corners = [(0, 0, 0), np.subtract(image.shape, 1)]
     apart = np.abs(apply_affine(mask.affine, corners) - apply_affine(image.affine, corners)).max()
@@ -140,10 +140,10 @@ def _whole_numbers(file: Path, image: SpatialImage) -> Array:
             f"{file}: {shapes[0]} voxels, the corners up to {apart:.1f} mm away from those of the image with "
             f"{shapes[1]}; resample the mask to the image"
         )
-    values = np.nan_to_num(mask.dataobj, nan=0.5)
-    if values.dtype.kind not in "iuf" or not np.array_equal(values, whole := values.astype(np.int32)):
+    values = np.asarray(mask.dataobj)
+    if values.dtype.kind not in "iu":
         raise UserError(f"{file}: holds values that are not whole numbers; save it as a mask or a label map")
-    return whole
+    return values
 
 
 def _mapped(file: Path, image: SpatialImage, names: Names) -> Iterator[tuple[object, str, Array]]:
