@@ -77,10 +77,6 @@ class Candidate(NamedTuple):
         return self.excluded.isdisjoint(option for option in options if option != self.answer)
 
 
-Pool = Mapping[str, Mapping[str, list[Candidate]]]
-"""Candidates by attribute and answer."""
-
-
 def draw_questions(
     slices: Sequence[Slice], n: int, seed: int, sizes: Sequence[float] = SIZES
 ) -> tuple[list[tuple[Question, Candidate]], dict[str, str]]:
@@ -103,7 +99,10 @@ def draw_questions(
     pool: dict[str, dict[str, list[Candidate]]] = {attribute: defaultdict(list) for attribute in TYPES}
     for attribute, candidate in _candidates(slices, sizes):
         pool[attribute][candidate.answer].append(candidate)
-    not_asked = {name: _why_not(answers) for name, answers in pool.items() if len(answers) < 2}
+    not_asked = {
+        name: f"the answer is always {next(iter(answers))!r}" for name, answers in pool.items() if len(answers) == 1
+    }
+    not_asked |= {name: "no slice clearly shows what it asks about" for name, answers in pool.items() if not answers}
     attributes = [name for name in TYPES if name not in not_asked]
     room: dict[tuple[str, frozenset[str]], int] = {}
 
@@ -157,13 +156,8 @@ def size_class(lesion: Seen, sizes: Sequence[float]) -> str:
     return names[int(np.searchsorted(sizes, lesion.diameter))]
 
 
-def _why_not(answers: Iterable[str]) -> str:
-    only = next(iter(answers), None)
-    return f"the answer is always {only!r}" if only else "no slice clearly shows what it asks about"
-
-
 def _with_slices(
-    questions: Sequence[Question], pool: Pool, rng: np.random.Generator
+    questions: Sequence[Question], pool: Mapping[str, Mapping[str, list[Candidate]]], rng: np.random.Generator
 ) -> Iterator[tuple[Question, Candidate]]:
     """Choose a slice for each question, from the study and then the candidate with the fewest questions so far."""
     of_study: Counter[Path] = Counter()

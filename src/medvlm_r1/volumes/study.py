@@ -13,7 +13,7 @@ from pydicom import dcmread
 from pydicom.pixels.utils import iter_pixels
 
 from medvlm_r1.data.images.files import guarded, silence_logging
-from medvlm_r1.data.images.series import LPS_TO_RAS, Series, find_series, slices_of
+from medvlm_r1.data.images.series import LPS_TO_RAS, find_series, slices_of
 from medvlm_r1.data.images.volume import orientation_warnings
 from medvlm_r1.data.images.volumes import read_volume
 from medvlm_r1.data.images.windowing import Array
@@ -66,7 +66,7 @@ def read_image(folder: Path) -> tuple[SpatialImage, str]:
             its orientation.
     """
     files = _volumes(folder, "image.*")
-    series = {} if files else {n: item for n, item in enumerate(_series(folder)) if item.modality != "SEG"}
+    series = {} if files else {n: item for n, item in enumerate(find_series(folder).series) if item.modality != "SEG"}
     if len(files) + len(series) != 1:
         raise UserError(f"{folder}: {len(files)} image files and {len(series)} image series; {_WANTED}")
     [(number, item)] = series.items() or [(None, None)]
@@ -95,11 +95,18 @@ def read_study(folder: Path, image: SpatialImage, names: Names) -> Study:
     for path in (folder / "names.json", folder.parent / "names.json"):
         names = {**(read_names(path) if path.is_file() else {}), **names}
     maps, masks = _volumes(folder, "segmentation.*"), _volumes(folder, "segmentations/*")
-    segs = [] if maps or masks else [path for item in _series(folder) if item.modality == "SEG" for path in item.files]
+    segs = (
+        []
+        if maps or masks
+        else [path for item in find_series(folder).series if item.modality == "SEG" for path in item.files]
+    )
     if len(maps) + bool(masks) + len(segs) != 1:
         raise UserError(f"{folder}: {len(maps) + bool(masks) + len(segs)} segmentations; {_WANTED}")
     file = (*maps, *segs, folder / "segmentations")[0]
-    read = _mapped(maps[0], image, names) if maps else _segments(segs[0], image) if segs else _masks(masks, image)
+    read = _mapped(file, image, names) if maps else _segments(file, image)
+    if masks:
+        stems = {path.name.partition(".")[0]: path for path in masks}
+        read = ((stem, stem, np.flatnonzero(_whole_numbers(path, image))) for stem, path in stems.items())
     try:
         parts = [(find_structure(label, stored, names), voxels) for label, stored, voxels in read]
     except ValueError as error:
@@ -111,10 +118,6 @@ def read_study(folder: Path, image: SpatialImage, names: Names) -> Study:
 
 def _volumes(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if path.name.endswith(_SUFFIXES))
-
-
-def _series(folder: Path) -> list[Series]:
-    return find_series(folder).series
 
 
 def _canonical(file: Path, volume: Any) -> SpatialImage:
@@ -135,11 +138,8 @@ def _whole_numbers(file: Path, image: SpatialImage) -> Array:
     corners = [(0, 0, 0), np.subtract(image.shape, 1)]
     apart = np.abs(apply_affine(mask.affine, corners) - apply_affine(image.affine, corners)).max()
     if mask.shape != image.shape or not apart <= _OFF_GRID * voxel_sizes(image.affine).min():
-        shapes = [" x ".join(map(str, volume.shape)) for volume in (mask, image)]
-        raise UserError(
-            f"{file}: {shapes[0]} voxels, the corners up to {apart:.1f} mm away from those of the image with "
-            f"{shapes[1]}; resample the mask to the image"
-        )
+        seen = f"{mask.shape} voxels, {apart:.1f} mm away from the {image.shape} voxels of the image"
+        raise UserError(f"{file}: {seen}; resample the mask to the image")
     values = np.asarray(mask.dataobj)
     if values.dtype.kind not in "iu":
         raise UserError(f"{file}: holds values that are not whole numbers; save it as a mask or a label map")
@@ -154,13 +154,6 @@ def _mapped(file: Path, image: SpatialImage, names: Names) -> Iterator[tuple[obj
     # A label that has a name and no voxel is known to be absent.
     for number in sorted({int(label) for label in names if label.isdigit()} | {*np.unique(numbers).tolist()} - {0}):
         yield number, "", voxels[numbers == number]
-
-
-def _masks(files: list[Path], image: SpatialImage) -> Iterator[tuple[object, str, Array]]:
-    """The same for one file per structure."""
-    for file in files:
-        stem = file.name.partition(".")[0]
-        yield stem, stem, np.flatnonzero(_whole_numbers(file, image))
 
 
 def _segments(file: Path, image: SpatialImage) -> Iterator[tuple[object, str, Array]]:
