@@ -151,8 +151,8 @@ def data_import(
         choices |= {"modality": next(iter(chosen_modalities(modality_for_missing) or ()), None)}
         settings = Settings(**{name: value for name, value in choices.items() if value is not None})
         with progress_bar("Import volumes") as advance:
-            samples, lines = import_volumes(source, out, settings, advance)
-        report = _own_report(samples, SUBJECTS) | {"lines": lines}
+            samples, details = import_volumes(source, out, settings, advance)
+        report = _own_report(samples, SUBJECTS) | details
     else:
         from dataclasses import asdict
 
@@ -185,7 +185,9 @@ def data_import(
         f"{out}: {report['written']} questions written, {report['missing']} of them without images.",
         *subject_lines(report, own=format in OWN),
         *_counts(report, closed_choices=closed_choices),
-        *(f"  {line}" for line in report.get("lines", ())),
+        *(f"  {attribute}: {count}" for attribute, count in report.get("by_attribute", {}).items()),
+        *(f"  not asked: {attribute} ({why})" for attribute, why in report.get("not_asked", {}).items()),
+        *(f"  left out: {reason}" for reason in report.get("left_out", ())),
     ]
     print_result(report, lines, as_json=as_json)
 

@@ -29,6 +29,7 @@ NAME = "volumes"
 SUBJECTS = "study folders"
 _MARK = (255, 210, 0)
 _FEWEST_SLICES = 20
+_NAMED = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,9 @@ class Settings:
         return View(plane=item.plane, slice=item.number, window=window)
 
 
-def import_volumes(source: Path, out: Path, settings: Settings, progress: Advance) -> tuple[list[Sample], list[str]]:
+def import_volumes(
+    source: Path, out: Path, settings: Settings, progress: Advance
+) -> tuple[list[Sample], dict[str, Any]]:
     """Write questions about the studies of a source as a data folder.
 
     Args:
@@ -81,8 +84,8 @@ def import_volumes(source: Path, out: Path, settings: Settings, progress: Advanc
         progress: Called with the number of studies or images done, their total, and a label.
 
     Returns:
-        The samples; and a report in lines: questions by attribute, attributes that are not asked, and studies that were
-        left out, with reasons.
+        The samples; and a report: `by_attribute` (number of questions), `not_asked` (reasons by attribute), and
+        `left_out` (why studies were left out).
 
     Raises:
         UserError: A study cannot be used, or no question can be asked. The message lists the faults of all studies,
@@ -105,12 +108,13 @@ def import_volumes(source: Path, out: Path, settings: Settings, progress: Advanc
     left_out = [fault for fault in read if isinstance(fault, str)]
     if left_out and not (settings.skip_bad and studies):
         advice = "Nothing was written. Correct these studies, or leave them out with --skip-bad."
-        raise UserError("\n  ".join([*left_out, advice]))
+        more = [f"and {len(left_out) - _NAMED} more studies"] if len(left_out) > _NAMED else []
+        raise UserError("\n  ".join([*left_out[:_NAMED], *more, advice]))
     n = settings.per_volume * len(studies)
     questions, not_asked = draw_questions(list(chain.from_iterable(studies)), n, settings.seed, settings.sizes)
-    lines = [f"not asked: {attribute} ({why})" for attribute, why in not_asked.items()]
     if not questions:
-        raise UserError(f"{source}: no question can be asked; {', '.join(lines)}")
+        reasons = ", ".join(f"{attribute} ({why})" for attribute, why in not_asked.items())
+        raise UserError(f"{source}: no question can be asked: {reasons}")
     samples = [_sample(number, *pair, settings) for number, pair in enumerate(questions, start=1)]
     jobs = {
         sample.images[0]: (item.slice.study, settings.view(item.slice), item.asked[: item.marked], out)
@@ -121,12 +125,8 @@ def import_volumes(source: Path, out: Path, settings: Settings, progress: Advanc
     work_on_images(_write_image, sorted(jobs.items()), collect([], len(jobs), "images written"))
     info = {"name": NAME, "source": "your own", "license": "your own", "file": source.name, "seed": settings.seed}
     write_folder(out, samples, info=info | {"subjects": {SUBJECTS: len(samples)}})
-    counts = Counter(question.attribute for question, _ in questions).most_common()
-    return samples, [
-        *(f"{attribute}: {count}" for attribute, count in counts),
-        *lines,
-        *map("left out: {}".format, left_out),
-    ]
+    counts = Counter(question.attribute for question, _ in questions)
+    return samples, {"by_attribute": dict(counts.most_common()), "not_asked": not_asked, "left_out": left_out}
 
 
 def _read(job: tuple[Path, Names, Settings]) -> list[Slice] | str:
