@@ -12,7 +12,8 @@ from pydicom.uid import generate_uid
 SHAPE = (60, 48, 32)
 SPACING = (1.5, 1.5, 3.0)
 AFFINE = np.array([[1.5, 0, 0, -40], [0, 1.5, 0, -30], [0, 0, 3, 100], [0, 0, 0, 1.0]])
-# Center and radii in voxels; x runs to the patient's right. The stomach narrows toward the head, the spleen widens.
+# Center and radii in voxels; x runs to the patient's right. The stomach narrows toward the head, the spleen widens, and
+# the left vein crosses the midline.
 ELLIPSOIDS = {
     "liver": ((43, 26, 8), (11, 12, 7)),
     "kidney_right": ((43, 9, 9), (6, 5, 6)),
@@ -23,6 +24,8 @@ ELLIPSOIDS = {
     "lung_lower_lobe_right": ((45, 24, 21), (9, 14, 2)),
     "lung_lower_lobe_left": ((13, 24, 23), (8, 14, 5)),
     "heart": ((29, 28, 23), (6, 8, 4)),
+    "brachiocephalic_vein_right": ((46, 43, 27), (5, 3, 2)),
+    "brachiocephalic_vein_left": ((30, 42, 27), (9, 3, 2)),
     "gallbladder": ((1, 1, 1), (0, 0, 0)),
 }
 LESIONS = {

@@ -207,7 +207,9 @@ def _candidates(slices: Sequence[Slice], sizes: Sequence[float]) -> Iterator[tup
                 name = seen.structure.name
                 near = {other.structure.name for other in item.organs if _overlap(seen.box, other.box) > MOST_OVERLAP}
                 yield "boxed", Candidate(item, name, (seen,), unknown | near, marked=True)
-                if item.plane != "sagittal" and all((name, side) in sides for side in SIDES):
+                paired = all((name, side) in sides for side in SIDES)
+                # Some structures cross the midline, such as the left brachiocephalic vein.
+                if item.plane != "sagittal" and paired and seen.half == seen.side:
                     yield "side", Candidate(item, seen.side, (seen,), marked=True)
         if item.lesions is not None and all(lesion.clear for lesion in item.lesions):
             answers = _lesion_answers(item.lesions, item.plane, sizes)
@@ -226,7 +228,7 @@ def _lesion_answers(lesions: tuple[Seen, ...], plane: str, sizes: Sequence[float
     if count == 1:
         [lesion] = lesions
         answers |= {"host": lesion.host.name if lesion.host else "", "size": size_class(lesion, sizes)}
-        answers["lesion side"] = lesion.side if plane != "sagittal" else ""
+        answers["lesion side"] = lesion.side if plane != "sagittal" and lesion.half == lesion.side else ""
     return answers
 
 

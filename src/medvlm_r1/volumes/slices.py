@@ -40,6 +40,8 @@ class Seen(NamedTuple):
         area: Area in mm².
         clear: Whether it is clearly visible: large enough, and not cut off by the edge of the picture.
         filled: Whether it fills enough of its box.
+        half: Side of the patient that the half of an axial or coronal picture with the whole box shows; empty if the
+            box is in both halves.
         diameter: Longest diameter of a lesion in the slice, mm; 0 for an organ.
         host: The organ that surrounds a lesion; None if there is none.
     """
@@ -49,6 +51,7 @@ class Seen(NamedTuple):
     area: float
     clear: bool
     filled: bool
+    half: str
     diameter: float = 0.0
     host: Structure | None = None
 
@@ -161,7 +164,11 @@ def _measured(structure: Structure, mask: Array, position: tuple[slice, ...], la
     count = int(np.count_nonzero(mask))
     whole = top > 0 and left > 0 and bottom < labels.shape[0] and right < labels.shape[1]
     large = count >= (MIN_LESION if structure.lesion else MIN_ORGAN) * labels.size
-    return Seen(structure, (left, top, right, bottom), count * side**2, whole and large, count >= MIN_FILL * mask.size)
+    # The patient's right is on the left of the picture.
+    middle = labels.shape[1] / 2
+    half = "right" if right <= middle else "left" if left >= middle else ""
+    box, filled = (left, top, right, bottom), count >= MIN_FILL * mask.size
+    return Seen(structure, box, count * side**2, whole and large, filled, half)
 
 
 def longest_diameter(mask: Array) -> float:

@@ -43,7 +43,7 @@ class Study(NamedTuple):
 
 
 def find_studies(source: Path) -> list[Path]:
-    """The folders of the studies in a source, in the order of their names. A source without folders is one study.
+    """The folders of the studies in a source, in the order of their names. A source with files of a study is one.
 
     Raises:
         UserError: The source is not a folder.
@@ -51,7 +51,8 @@ def find_studies(source: Path) -> list[Path]:
     if not source.is_dir():
         raise UserError(f"{source}: not a folder; give a folder with one folder per study: {_WANTED}")
     folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [source] if _volumes(source, "image.*") or not folders else folders
+    is_study = _volumes(source, "image.*") or source / "segmentations" in folders or not folders
+    return [source] if is_study else folders
 
 
 def read_image(folder: Path) -> tuple[SpatialImage, str]:
