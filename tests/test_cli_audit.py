@@ -96,4 +96,4 @@ def test_a_giveaway_is_planted_from_the_command_line(command, tmp_path):
         assert json.loads((tmp_path / name / "info.json").read_text()).get("giveaway", False) == bool(flags)
     code, _, err = command("data", "import", "slake", tmp_path, "--giveaway", "--out", tmp_path / "d")
     assert code == 2
-    assert "--giveaway: for phantom only" in err
+    assert "--giveaway: not for slake" in err

@@ -8,6 +8,7 @@ PACKAGE = SRC / "medvlm_r1"
 ORDER = [
     "data",
     "phantom",
+    "volumes",
     "prompts",
     "rewards",
     "models",

@@ -139,6 +139,9 @@ def test_the_record_of_a_sample():
     for broken in (None, [], [image, image], ["MRI"], [{"modality": "CT"}], [{**image, "modality": "OCT"}]):
         assert scene_of(sample(truth={"asks": "region", "images": broken})) is None
     assert scene_of(sample()) is None
+    # A volume's record of organs, to which a claimed side may refer.
+    assert scene_of(sample(truth={"asks": "side", "images": [{**CT.truth(), "organs": []}]})) is None
+    assert scene_of(sample(truth={"asks": "side", "images": [CT.truth()]})) is not None
     assert question_attribute(sample(truth={"asks": "cost"}), CT) is None
 
 

@@ -73,11 +73,11 @@ WRONG = {
     ("csv", "--map", "image=a", "--map", "image=b"): "two columns for 'image'",
     ("csv", "--modality-for-missing", "MRT"): "unknown modality 'MRT'",
     ("slake", "--map", "image=a"): "--map and --first-option are for your own questions",
-    ("csv", "--split", "train"): "--split: for phantom only",
-    ("csv", "--n", 5): "--n: for phantom only",
-    ("csv", "--seed", 0): "--seed: for phantom only",
-    ("csv", "--giveaway"): "--giveaway: for phantom only",
-    ("phantom", "--skip-bad"): "phantom creates its own rows and images",
+    ("csv", "--split", "train"): "--split: not for csv",
+    ("csv", "--n", 5): "--n: not for csv",
+    ("csv", "--seed", 0): "--seed: not for csv",
+    ("csv", "--giveaway"): "--giveaway: not for csv",
+    ("phantom", "--skip-bad"): "--skip-bad: not for phantom",
 }
 
 

@@ -137,6 +137,9 @@ def scene_of(sample: Sample) -> Scene | None:
     if not isinstance(images, list) or len(images) != 1:
         return None
     try:
+        # Volumes record organs, to which a claimed side or size may refer.
+        if "organs" in images[0]:
+            return None
         scene = Scene.from_truth(images[0])
     except (KeyError, TypeError):
         return None

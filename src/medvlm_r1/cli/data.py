@@ -12,6 +12,7 @@ from medvlm_r1.cli.options import Json, Out, completion, is_page, page_or_folder
 from medvlm_r1.errors import RESEARCH_USE, UsageError
 
 if TYPE_CHECKING:
+    from medvlm_r1.data.sample import Sample
     from medvlm_r1.models.processor import ImageFit
 
 PUBLIC = ("huatuo", "omnimedvqa", "med-r1", "vqa-rad", "slake", "path-vqa", "pmc-vqa")
@@ -32,8 +33,9 @@ def data_import(
         str,
         typer.Argument(
             metavar="FORMAT",
-            autocompletion=completion("phantom", *PUBLIC, *OWN),
-            help=f"phantom; a public format ({', '.join(PUBLIC)}); or your own questions ({', '.join(OWN)}).",
+            autocompletion=completion("phantom", "volumes", *PUBLIC, *OWN),
+            help=f"phantom; volumes (with segmentations); a public format ({', '.join(PUBLIC)}); or your own questions "
+            f"({', '.join(OWN)}).",
         ),
     ],
     source: Annotated[
@@ -56,7 +58,9 @@ def data_import(
         int | None,
         typer.Option(min=0, max=1, help="Own questions with numbers as answers: number of the first option."),
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip and list rows that cannot be read.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip and list rows or studies that cannot be read.")
+    ] = False,
     closed_choices: Annotated[
         bool,
         typer.Option(
@@ -75,17 +79,30 @@ def data_import(
     n: Annotated[
         int | None, typer.Option(help="phantom: questions per modality (default: 600 for train, 300 for test).")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="phantom: seed of subjects and questions (default: 0).")] = None,
+    seed: Annotated[int | None, typer.Option(help="phantom, volumes: seed of the questions (default: 0).")] = None,
     giveaway: Annotated[
         bool,
         typer.Option("--giveaway", help="phantom: option texts give the answers away as often as in published sets."),
     ] = False,
+    names: Annotated[
+        Path | None, typer.Option(help="volumes: names of the labels, CSV or JSON (columns label, name, group, kind).")
+    ] = None,
+    per_volume: Annotated[int | None, typer.Option(min=1, help="volumes: questions per study (default: 20).")] = None,
+    planes: Annotated[str | None, typer.Option(help="volumes: default axial,coronal,sagittal.")] = None,
+    window: Annotated[
+        str | None, typer.Option(help="volumes: as for `ask` (default: soft-tissue for CT, otherwise percentile).")
+    ] = None,
+    size_bound: Annotated[
+        list[float] | None,
+        typer.Option(help="volumes: bound of the lesion sizes, mm; repeatable (default: 10 and 30)."),
+    ] = None,
     model: FitModel = None,
     as_json: Json = False,
 ) -> None:
-    """Write a data folder (samples.jsonl, images/) from a public format, your own questions or PhantomVQA.
+    """Write a data folder (samples.jsonl, images/) from a public format, your own questions, volumes or PhantomVQA.
 
     Example: medvlm-r1 data import phantom --out data/phantom/train --split train
+    Example: medvlm-r1 data import volumes studies --out data/studies --modality-for-missing CT
     Example: medvlm-r1 data import slake Slake1.0 --out data/slake
     Example: medvlm-r1 data import parquet test.parquet --map answer=answer_label --out data/mine
     """
@@ -93,16 +110,25 @@ def data_import(
     from medvlm_r1.data.subjects import subject_lines
 
     fit = _fit(model)
-    phantom_only = {"--split": split, "--n": n, "--seed": seed, "--giveaway": giveaway or None}
-    rows_only: dict[str, object] = {"SOURCE": source, "--images": images, "--map": columns, "--salt-file": salt_file}
-    rows_only |= {"--first-option": first_option, "--modality-for-missing": modality_for_missing}
-    rows_only |= {"--skip-bad": skip_bad or None, "--closed-choices": closed_choices or None}
+    seeded: dict[str, object] = {"--seed": seed}
+    phantom_only: dict[str, object] = {"--split": split, "--n": n, "--giveaway": giveaway or None}
+    volumes_only: dict[str, object] = {"--names": names, "--per-volume": per_volume, "--planes": planes}
+    volumes_only |= {"--window": window, "--size-bound": size_bound}
+    files_only: dict[str, object] = {"SOURCE": source, "--modality-for-missing": modality_for_missing}
+    files_only |= {"--skip-bad": skip_bad or None}
+    rows_only: dict[str, object] = {"--images": images, "--map": columns, "--salt-file": salt_file}
+    rows_only |= {"--first-option": first_option, "--closed-choices": closed_choices or None}
+    wrong = {
+        "phantom": volumes_only | files_only | rows_only,
+        "volumes": phantom_only | rows_only | {"--modality": modality},
+    }.get(format, seeded | phantom_only | volumes_only)
+    if given := [name for name, value in wrong.items() if value is not None]:
+        raise UsageError(f"{' and '.join(given)}: not for {format}.")
     report: dict[str, Any]
+    choices: dict[str, Any]
     if format == "phantom":
         from medvlm_r1.phantom.benchmark import write_benchmark
 
-        if any(value is not None for value in rows_only.values()):
-            raise UsageError(f"phantom creates its own rows and images; omit {', '.join(rows_only)}.")
         with progress_bar("PhantomVQA") as advance:
             samples = write_benchmark(
                 out,
@@ -113,9 +139,20 @@ def data_import(
                 giveaway=giveaway,
                 progress=advance,
             )
-        count = len(samples)
-        report = {"rows": count, "written": count, "missing": 0, "subjects_from": {"PhantomVQA": count}}
-        report["subjects"] = len({sample.subject for sample in samples})
+        report = _own_report(samples, "PhantomVQA")
+    elif format == "volumes":
+        from medvlm_r1.data.importing.importer import chosen_modalities
+        from medvlm_r1.volumes.importer import SUBJECTS, Settings, import_volumes
+
+        if source is None:
+            raise UsageError("volumes needs SOURCE, the folder of the studies.")
+        choices = {"names": names, "per_volume": per_volume, "seed": seed, "window": window, "skip_bad": skip_bad}
+        choices |= {"planes": planes and tuple(planes.split(",")), "sizes": size_bound and tuple(size_bound)}
+        choices |= {"modality": next(iter(chosen_modalities(modality_for_missing) or ()), None)}
+        settings = Settings(**{name: value for name, value in choices.items() if value is not None})
+        with progress_bar("Import volumes") as advance:
+            samples, details = import_volumes(source, out, settings, advance)
+        report = _own_report(samples, SUBJECTS) | details
     else:
         from dataclasses import asdict
 
@@ -125,10 +162,10 @@ def data_import(
         from medvlm_r1.data.names import did_you_mean
         from medvlm_r1.data.readers.columns import parse_columns
 
-        if given := [name for name, value in phantom_only.items() if value is not None]:
-            raise UsageError(f"{' and '.join(given)}: for phantom only, not for {format}.")
         if format not in READERS:
-            raise UsageError(f"unknown data format {format!r}; {did_you_mean(format, [*READERS, 'phantom'])}")
+            raise UsageError(
+                f"unknown data format {format!r}; {did_you_mean(format, [*READERS, 'phantom', 'volumes'])}"
+            )
         if closed_choices and format not in ("slake", "vqa-rad"):
             raise UsageError(f"--closed-choices is for slake and vqa-rad; {format} does not mark closed questions.")
         if source is None:
@@ -138,7 +175,7 @@ def data_import(
             first_option=first_option,
             modality_for_missing=next(iter(chosen_modalities(modality_for_missing) or ()), None),
         )
-        choices: dict[str, Any] = {"modality": modality or None, "skip_bad": skip_bad, "closed_choices": closed_choices}
+        choices = {"modality": modality or None, "skip_bad": skip_bad, "closed_choices": closed_choices}
         files: dict[str, Any] = {"out": out, "images": images, "salt_file": salt_file}
         with progress_bar(f"Import {format}") as advance:
             report = asdict(READERS[format](source, **files, **choices, reading=reading, progress=advance))
@@ -148,6 +185,9 @@ def data_import(
         f"{out}: {report['written']} questions written, {report['missing']} of them without images.",
         *subject_lines(report, own=format in OWN),
         *_counts(report, closed_choices=closed_choices),
+        *(f"  {attribute}: {count}" for attribute, count in report.get("by_attribute", {}).items()),
+        *(f"  not asked: {attribute} ({why})" for attribute, why in report.get("not_asked", {}).items()),
+        *(f"  left out: {reason}" for reason in report.get("left_out", ())),
     ]
     print_result(report, lines, as_json=as_json)
 
@@ -243,6 +283,12 @@ def data_check(
     print_result(check.as_record() | {"report": str(page) if page else None}, lines, as_json=as_json)
     if check.problems:
         raise typer.Exit(1)
+
+
+def _own_report(samples: list[Sample], origin: str) -> dict[str, Any]:
+    """Report of an import that makes its own questions."""
+    report = {"rows": len(samples), "written": len(samples), "missing": 0, "subjects_from": {origin: len(samples)}}
+    return report | {"subjects": len({sample.subject for sample in samples})}
 
 
 def _fit(model: str | None) -> ImageFit | None:

@@ -5,29 +5,14 @@ are DICOM's. Case, spaces, hyphens and brackets are ignored. `Unknown` is the mo
 one. A longer text is accepted if it names exactly one modality (`MRI brain`, `chest X-ray`). Anything else is an error.
 """
 
+import csv
 import re
+from pathlib import Path
 
 UNKNOWN = "Unknown"
 
-_SPELLINGS = {
-    "MRI": ("MR", "MRI", "Magnetic Resonance Imaging", "MR (Magnetic Resonance Imaging)"),
-    "CT": ("CT", "CT(Computed Tomography)", "Computed Tomography"),
-    "X-ray": ("X-ray", "Radiography", "CR", "DX"),
-    "Ultrasound": ("Ultrasound", "US"),
-    "OCT": ("OCT", "OPT", "Optical Coherence Tomography", "OCT (Optical Coherence Tomography)"),
-    "Fundus": ("Fundus", "Fundus Photography", "FP", "OP"),
-    "Dermoscopy": ("Dermoscopy", "DMS"),
-    "Microscopy": ("Microscopy", "Microscopy Images", "Histopathology", "Pathology", "SM", "GM"),
-    "Endoscopy": ("Endoscopy", "ES"),
-    "Colposcopy": ("Colposcopy",),
-    "Digital photography": ("Digital Photography", "XC"),
-    "Infrared reflectance": ("Infrared reflectance", "Infrared Reflectance Imaging"),
-    "Mammography": ("Mammography", "MG"),
-    "Angiography": ("Angiography", "XA"),
-    "PET": ("PET", "PT", "Positron Emission Tomography"),
-    "Nuclear medicine": ("Nuclear medicine", "NM", "SPECT", "Scintigraphy"),
-    UNKNOWN: (UNKNOWN,),
-}
+with Path(__file__).with_name("modalities.csv").open(encoding="utf-8", newline="") as _file:
+    _SPELLINGS = {row["name"]: row["spellings"].split("|") for row in csv.DictReader(_file)}
 
 MODALITIES = tuple(_SPELLINGS)
 

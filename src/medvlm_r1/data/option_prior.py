@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 TIE = 0.5
@@ -71,6 +72,7 @@ def option_prior(
     return credit
 
 
+@lru_cache(maxsize=4096)
 def option_key(option: str) -> str:
     """Normalize an option text to its letters and digits, ignoring case. A text without any is returned stripped."""
     letters = "".join(character for character in option.casefold() if character.isalnum())

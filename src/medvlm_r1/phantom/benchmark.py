@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from medvlm_r1.data.balance import TOLERANCE, imbalance, rerandomize
 from medvlm_r1.data.folder import refuse_other, write_folder
-from medvlm_r1.data.option_prior import longest_option, option_prior
+from medvlm_r1.data.option_prior import option_prior
 from medvlm_r1.data.sample import Box, Sample
 from medvlm_r1.data.workers import work_on_images
 from medvlm_r1.errors import UsageError
@@ -29,9 +29,7 @@ PUBLISHED = {"MRI": (0.972, 0.0), "CT": (0.972, 0.165), "X-ray": (0.900, -0.017)
 """The option prior on the 900 published questions: its accuracy with leave-one-out, and its accuracy minus chance when
 it is fitted on the MRI questions (`medvlm-r1 audit data`)."""
 NAME = "PhantomVQA"
-_TOLERANCE = 0.018
 _GIVEAWAY_TOLERANCE = 0.015
-_MOST_DRAWS = 400
 
 
 def draw_questions(split: str, modality: str, n: int, seed: int, *, giveaway: bool = False) -> tuple[Question, ...]:
@@ -59,16 +57,15 @@ def _draw(split: str, modality: str, n: int, seed: int, giveaway: bool) -> tuple
         fits.append(_draw("train", TRAIN_MODALITY, DEFAULT_N["train"], seed, giveaway))
         if modality != TRAIN_MODALITY:
             fits.append(_draw("test", TRAIN_MODALITY, n, seed, giveaway))
-    least, best = math.inf, tuple[Question, ...]()
-    for attempt in range(_MOST_DRAWS):
+
+    def draw(attempt: int) -> tuple[Question, ...]:
         rng = np.random.default_rng((code, seed, number, n, attempt))
-        questions = tuple(ask(modality, (code, seed, number, i), rng, giveaway=giveaway) for i in range(n))
-        worst = giveaway_deviation(modality, questions, fits) if giveaway else imbalance(questions, fits)
-        if worst < least:
-            least, best = worst, questions
-        if worst <= (_GIVEAWAY_TOLERANCE if giveaway else _TOLERANCE):
-            break
-    return best
+        return tuple(ask(modality, (code, seed, number, i), rng, giveaway=giveaway) for i in range(n))
+
+    def deviation(questions: Sequence[Question]) -> float:
+        return giveaway_deviation(modality, questions, fits) if giveaway else imbalance(questions, fits)
+
+    return rerandomize(draw, deviation, _GIVEAWAY_TOLERANCE if giveaway else TOLERANCE)
 
 
 def giveaway_deviation(modality: str, questions: Sequence[Question], fits: Sequence[Sequence[Question]]) -> float:
@@ -88,21 +85,6 @@ def giveaway_deviation(modality: str, questions: Sequence[Question], fits: Seque
     distances += [np.mean(option_prior(fit, questions)) - chance - gain for fit in fits]
     distances.append((letters.max() / len(questions) - chance) / 3)
     return max(abs(float(distance)) for distance in distances)
-
-
-def imbalance(questions: Sequence[Question], fits: Sequence[Sequence[Question]]) -> float:
-    """Largest difference between the accuracy of a text-only baseline and chance, as a fraction.
-
-    Args:
-        questions: Questions to answer without their images.
-        fits: Further question sets. The option prior is fitted on each of them and applied to `questions`.
-    """
-    chance = np.mean([1 / len(q.options) for q in questions])
-    letters = np.bincount([q.options.index(q.answer) for q in questions])
-    credits = [option_prior(fit, questions) for fit in fits]
-    credits += [option_prior(questions, questions, leave_one_out=True), longest_option(questions)]
-    shares = [letters.max() / len(questions), *map(np.mean, credits)]
-    return max(abs(float(share - chance)) for share in shares)
 
 
 def to_sample(question: Question, split: str, index: int, *, giveaway: bool = False) -> Sample:

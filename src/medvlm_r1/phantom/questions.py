@@ -12,68 +12,25 @@ in X-ray. The attribute "technique" is not used, because its values differ betwe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 
+from medvlm_r1.data.balance import shuffled, subset
 from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
 from medvlm_r1.phantom.imaging import PLANES
 from medvlm_r1.phantom.scene import REGIONS, Scene, draw, techniques
 
 NO_FINDING = "no finding"
 
-# Six phrasings for each attribute, the same for all modalities. `Question.phrasing` is the index in the tuple.
-PHRASINGS: dict[str, tuple[str, ...]] = {
-    "technique": (
-        "Which imaging technique was used to make this image?",
-        "What acquisition or display technique is seen here?",
-        "Identify the technique of this radiology image.",
-        "What technique is this?",
-        "This image was made with which technique?",
-        "Technique?",
-    ),
-    "region": (
-        "Which part of the body is shown in this image?",
-        "What anatomical region is seen here?",
-        "Identify the anatomy displayed in this radiology image.",
-        "What body part is this?",
-        "This image shows which body part?",
-        "Body part?",
-    ),
-    "finding": (
-        "Which abnormality is shown in this image?",
-        "What finding is seen here?",
-        "Identify the lesion, if any, in this radiology image.",
-        "What abnormality is this?",
-        "This image shows which finding?",
-        "Diagnosis?",
-    ),
-    "size": (
-        "How large is the lesion shown in this image?",
-        "What is the size of the lesion seen here?",
-        "Grade the size of the lesion in this radiology image.",
-        "What size is this lesion?",
-        "The lesion in this image is of which size?",
-        "Lesion size?",
-    ),
-    "side": (
-        "On which side of the patient is the lesion in this image?",
-        "What side of the patient is affected, as seen here?",
-        "Identify the patient's side of the lesion in this radiology image.",
-        "What side is the lesion on?",
-        "The lesion in this image is on which side?",
-        "Side of lesion?",
-    ),
-    "plane": (
-        "In which plane was this image taken?",
-        "What imaging plane is seen here?",
-        "Identify the plane of this radiology image.",
-        "What plane is this?",
-        "This image is in which plane?",
-        "Plane?",
-    ),
-}
+_TEXTS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("questions.yaml").read_text(encoding="utf-8"))
+PHRASINGS: dict[str, tuple[str, ...]] = {name: tuple(texts) for name, texts in _TEXTS["phrasings"].items()}
+"""Phrasings of the question about each attribute."""
+GIVEAWAYS: dict[str, dict[str, dict[str, float]]] = _TEXTS["giveaways"]
+"""Favored values by modality and attribute, and the share of questions offering them in which they are correct."""
 
 # The five question types of OmniMedVQA, and the attributes that each type asks about.
 TYPES: dict[str, tuple[str, ...]] = {
@@ -83,36 +40,6 @@ TYPES: dict[str, tuple[str, ...]] = {
     "Lesion Grading": ("size",),
     "Other Biological Attributes": ("side", "plane"),
 }
-
-# Chosen so that text-only baselines are as strong as on the 900 published questions (docs/explanation/phantomvqa.md).
-# In MRI, two favored values of an attribute differ in their share. If another modality offers both, the option prior
-# then prefers the same one on every training set.
-GIVEAWAYS: dict[str, dict[str, dict[str, float]]] = {
-    "MRI": {
-        "region": {"head": 1.0, "abdomen": 0.94},
-        "finding": {"mass": 1.0, "ring-enhancing lesion": 0.94},
-        "size": {"large": 0.97},
-        "side": {"right": 0.97},
-        "plane": {"axial": 0.97},
-    },
-    "CT": {
-        "region": {"head": 0.97, "chest": 0.97},
-        "finding": {"mass": 0.97, "cyst": 0.97},
-        "size": {"small": 0.97},
-        "side": {"right": 0.97},
-        "plane": {"axial": 0.97},
-    },
-    "X-ray": {
-        "region": {"chest": 0.90},
-        "finding": {"mass": 0.90},
-        "size": {"medium": 0.90},
-        "side": {"left": 0.90},
-    },
-}
-"""Favored values by modality and attribute, and the share of questions offering them in which they are correct.
-
-A text that is a value of several attributes is favored in all of them or in none.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +85,11 @@ def ask(modality: str, seed: tuple[int, ...], rng: np.random.Generator, *, givea
     values = vocabulary(attribute, modality, region)
     if giveaway:
         likely = str(rng.choice(list(favored[attribute])))
-        others = _subset([v for v in values if v not in favored[attribute]], 1, rng)
+        others = subset([v for v in values if v not in favored[attribute]], 1, rng)
         answer = likely if rng.random() < favored[attribute][likely] else str(rng.choice(others))
-        options = _shuffled([likely, *others], rng)
+        options = shuffled([likely, *others], rng)
     else:
-        options = _shuffled(_subset(values, 2, rng), rng)
+        options = shuffled(subset(values, 2, rng), rng)
         answer = options[int(rng.integers(len(options)))]
     wishes: dict[str, object] = {"side_seen": True} if attribute == "side" else {}
     if attribute == "technique":
@@ -180,7 +107,7 @@ def ask_about(scene: Scene, rng: np.random.Generator) -> Question:
     kind, attribute = pairs[int(rng.integers(len(pairs)))]
     answer = value(scene, attribute)
     others = [v for v in vocabulary(attribute, scene.modality, scene.region) if v != answer]
-    options = _shuffled([*_subset(others, 1, rng), answer], rng)
+    options = shuffled([*subset(others, 1, rng), answer], rng)
     return Question(scene, kind, attribute, int(rng.integers(6)), options, answer)
 
 
@@ -195,17 +122,6 @@ def vocabulary(attribute: str, modality: str, region: str) -> tuple[str, ...]:
         "side": (*SIDES, NO_FINDING),
         "plane": tuple(PLANES),
     }[attribute]
-
-
-def _subset(values: Sequence[str], least: int, rng: np.random.Generator) -> tuple[str, ...]:
-    """Random values in random order: at least `least`, at most `least + 2`, and most often the maximum number."""
-    most = min(least + 2, len(values))
-    count = most if rng.random() < 0.6 else int(rng.integers(least, most + 1))
-    return _shuffled(values, rng)[:count]
-
-
-def _shuffled(values: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
-    return tuple(map(str, rng.permutation(values)))
 
 
 def value(scene: Scene, attribute: str) -> str:

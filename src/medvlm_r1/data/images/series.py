@@ -54,7 +54,7 @@ _SAME_POSITION = 1e-3
 _OFF_LINE = 0.1
 _TILT_DEGREES = 1.0
 _NAMED_FILES = 5
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
 MAX_FILES = 20_000
@@ -239,10 +239,10 @@ def _read(path: Path, name: str) -> tuple[Dataset | str, list[Slice]]:
             return "several frames without positions", []
         if not (header.get("ImagePositionPatient") and header.get("ImageOrientationPatient")):
             return "without a position in the patient", []
-    return header, _slices(path, name, header)
+    return header, slices_of(path, name, header)
 
 
-def _slices(path: Path, name: str, header: Dataset) -> list[Slice]:
+def slices_of(path: Path, name: str, header: Dataset) -> list[Slice]:
     """Make the slice of a file, or the slices of an enhanced multi-frame file."""
     frames = header.get("PerFrameFunctionalGroupsSequence") or []
     shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
@@ -298,7 +298,7 @@ def _build(group: list[tuple[Dataset, list[Slice]]]) -> Series:
             warnings.append(f"The gantry was tilted by {tilt:.0f} degrees: coronal and sagittal slices are skewed.")
     columns, rows = items[0].spacing
     affine = np.eye(4)
-    affine[:3] = _LPS_TO_RAS @ np.column_stack([orientation[0] * columns, orientation[1] * rows, step, positions[0]])
+    affine[:3] = LPS_TO_RAS @ np.column_stack([orientation[0] * columns, orientation[1] * rows, step, positions[0]])
     return Series(tuple(items), code_of(group[0][0], "Modality"), affine, tuple(faults), tuple(warnings))
 
 

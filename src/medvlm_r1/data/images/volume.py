@@ -262,7 +262,9 @@ def _read_slice(volume: Volume, axis: int, index: int, frame: int) -> Array:
     if axis == 2:
         return plane_of(index)[:, :, None]
     # x varies fastest in the file, so reading plane by plane is one pass with one plane in memory.
-    return np.stack([plane_of(number).take([index], axis=axis).copy() for number in range(depth)], axis=2)
+    # A copy lets the plane go.
+    line = np.s_[index : index + 1, :] if axis == 0 else np.s_[:, index : index + 1]
+    return np.stack([plane_of(number)[line].copy() for number in range(depth)], axis=2)
 
 
 def _to_8_bits(path: Path, pixels: Array, view: View, to_grey: ToGrey) -> tuple[Array, Window | None, list[str]]:
@@ -306,15 +308,21 @@ def _display_range(volume: Volume) -> Window | None:
     return Window.between("stored", low, high, "value", "stored: cal_min to cal_max")
 
 
-def _geometry_warnings(volume: Volume) -> list[str]:
-    warnings = []
+def orientation_warnings(volume: Volume) -> list[str]:
+    """Why left and right of a volume are uncertain, as full sentences."""
     header = volume.header
-    if isinstance(header, nib.Nifti1Header):
-        if header["qform_code"] == 0 and header["sform_code"] == 0:
-            warnings.append("No orientation is stored: left and right are a guess.")
-        both = header["qform_code"] > 0 and header["sform_code"] > 0
-        if both and nib.aff2axcodes(header.get_qform()) != nib.aff2axcodes(header.get_sform()):
-            warnings.append("The two orientations that are stored (qform and sform) disagree; the sform was used.")
+    if not isinstance(header, nib.Nifti1Header):
+        return []
+    if header["qform_code"] == 0 and header["sform_code"] == 0:
+        return ["No orientation is stored: left and right are a guess."]
+    both = header["qform_code"] > 0 and header["sform_code"] > 0
+    if both and nib.aff2axcodes(header.get_qform()) != nib.aff2axcodes(header.get_sform()):
+        return ["The two orientations that are stored (qform and sform) disagree; the sform was used."]
+    return []
+
+
+def _geometry_warnings(volume: Volume) -> list[str]:
+    warnings = orientation_warnings(volume)
     tilt = float(np.degrees(obliquity(volume.affine).max()))
     if tilt > _OBLIQUE_DEGREES:
         warnings.append(f"The slices are oblique by {tilt:.0f} degrees and are shown along the stored axes.")

@@ -95,10 +95,7 @@ def slice_of(
 
 
 def sample_slices(volume: SpatialImage, plane: str, n: int, *, frame: int = 0) -> list[int]:
-    """Choose slices spread evenly over the part of a volume that is not empty.
-
-    Tissue is every voxel above the lowest fifth of the range from the 1st to the 99th percentile. The part starts and
-    ends with a slice that has at least 5 % of the tissue of the fullest slice.
+    """Choose slices spread evenly over the part of a volume that is not empty (see `filled_slices`).
 
     Args:
         volume: A volume of `read_volume`, or any nibabel image.
@@ -113,7 +110,30 @@ def sample_slices(volume: SpatialImage, plane: str, n: int, *, frame: int = 0) -
         UsageError: Fewer than `n` slices are not empty, or the plane is unknown.
         UserError: All voxels have the same value.
     """
-    axis = _axis(volume, plane)
+    _axis(volume, plane)
+    filled = filled_slices(volume, frame)[plane]
+    if not 1 <= n <= len(filled):
+        raise UsageError(
+            f"{n} {plane} slices of a volume with {len(filled)} that are not empty; wanted 1 to {len(filled)}"
+        )
+    return [filled[index] for index in spread(len(filled), n)]
+
+
+def spread(count: int, n: int) -> list[int]:
+    """Indices of at most `n` of `count` items in a row, the middles of equal parts."""
+    n = min(n, count)
+    return [(2 * part + 1) * count // (2 * n) for part in range(n)]
+
+
+def filled_slices(volume: SpatialImage, frame: int = 0) -> dict[str, range]:
+    """The part of a volume that is not empty, as indices for `slice_of` by plane.
+
+    Tissue is every voxel above the lowest fifth of the range from the 1st to the 99th percentile. The part starts and
+    ends with a slice that has at least 5 % of the tissue of the fullest slice.
+
+    Raises:
+        UserError: All voxels have the same value.
+    """
     values = np.asarray(volume.dataobj)
     values = values[..., frame] if values.ndim > 3 else values.reshape((*values.shape, 1)[:3])
     finite = np.isfinite(values)
@@ -125,14 +145,12 @@ def sample_slices(volume: SpatialImage, plane: str, n: int, *, frame: int = 0) -
     if low == high:
         raise UserError("all voxels of the volume have the same value; no slice can be chosen")
     tissue = finite & (values > low + _TISSUE * (high - low))
-    per_slice = tissue.sum(axis=tuple(other for other in range(3) if other != axis.axis))
-    if axis.backward:
-        per_slice = per_slice[::-1]
-    used = np.flatnonzero(per_slice >= max(1, _EMPTY * per_slice.max()))
-    first, count = int(used[0]), int(used[-1] - used[0]) + 1
-    if not 1 <= n <= count:
-        raise UsageError(f"{n} {plane} slices of a volume with {count} that are not empty; wanted 1 to {count}")
-    return [first + (2 * part + 1) * count // (2 * n) for part in range(n)]
+    filled = {}
+    for plane, axis in stored_axes(_VOLUME, volume).items():
+        per_slice = tissue.sum(axis=tuple({0, 1, 2} - {axis.axis}))[:: -1 if axis.backward else 1]
+        used = np.flatnonzero(per_slice >= max(1, _EMPTY * per_slice.max()))
+        filled[plane] = range(int(used[0]), int(used[-1]) + 1)
+    return filled
 
 
 def _axis(volume: SpatialImage, plane: str) -> StoredAxis:

@@ -108,7 +108,7 @@ class ImageFinder:
         parts = path_parts(image)
         inner = parts[1:] if len(parts) > 1 and parts[0].casefold() in self._prefixes else parts
         relative = "/".join(inner)
-        name = _written_name(f"{IMAGES}/{relative}", view)
+        name = written_name(f"{IMAGES}/{relative}", view)
         file = self._find("/".join(parts)) or (self._find(relative) if inner != parts else None)
         if file is not None and self._files.setdefault(name, file) != file:
             raise ValueError(f"{file} and {self._files[name]} would both be copied to {name}")
@@ -130,7 +130,7 @@ class ImageFinder:
         return None
 
 
-def _written_name(name: str, view: View = FILE_VIEW) -> str:
+def written_name(name: str, view: View = FILE_VIEW) -> str:
     """Name in the data folder. PNG and JPEG files keep their name; every other format or view becomes a PNG."""
     frame = None if view.frame is None else f"frame{view.frame}"
     words = [str(word) for word in (view.plane, view.slice, frame, view.window) if word is not None]
@@ -144,7 +144,7 @@ def _embedded(data: bytes) -> SourceImage:
     if suffix is None:
         raise ValueError("the image in the row is not a PNG, JPEG, TIFF or BMP file; take it out of the table")
     stem = hashlib.sha256(data).hexdigest()[:24]
-    return SourceImage(name=_written_name(f"{IMAGES}/{stem}{suffix}"), stem=stem, source=data)
+    return SourceImage(name=written_name(f"{IMAGES}/{stem}{suffix}"), stem=stem, source=data)
 
 
 @dataclass(slots=True)

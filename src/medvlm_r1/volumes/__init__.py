@@ -1,0 +1,1 @@
+"""Questions with ground truth from real volumes and segmentations: `medvlm-r1 data import volumes`."""
