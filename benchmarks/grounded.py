@@ -121,7 +121,7 @@ def shuffled(samples: Sequence[Sample]) -> list[Sample]:
     for modality in dict.fromkeys(sample.modality for sample in samples):
         group = [sample for sample in samples if sample.modality == modality]
         pairs = zip(group, [*group[1:], group[0]], strict=True)
-        result += [replace(sample, images=other.images) for sample, other in pairs]
+        result += [replace(sample, images=other.images, boxes=other.boxes) for sample, other in pairs]
     return result
 
 

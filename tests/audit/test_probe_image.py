@@ -10,6 +10,7 @@ from audited import check_verdict, item, numbers, probe_input, sample
 
 from medvlm_r1.audit.probes.image import ABSENT, BLANK, BLIND, NOISE, SHUFFLED, ImageProbe
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant
+from medvlm_r1.data.sample import Box
 
 probe = ImageProbe()
 
@@ -24,7 +25,7 @@ def variants(*images: str, seed: int = 7) -> dict[str, Variant]:
 
 
 def test_the_variants() -> None:
-    question = probe_input(sample())
+    question = probe_input(sample(boxes=(Box(label="mass", image=0, x1=1, y1=1, x2=3, y2=4),)))
     made = {variant.name: variant for variant in probe.first(question)}
     assert list(made) == [BLANK, NOISE, SHUFFLED, ABSENT]
     assert [color for _, color in made[BLANK].images[0].getcolors()] == [(128, 128, 128)]

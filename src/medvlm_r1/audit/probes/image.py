@@ -84,7 +84,8 @@ class ImageProbe(Probe):
         if probe_input.others:
             replaced[SHUFFLED] = probe_input.others
         variants = [probe_input.variant(name, images=others) for name, others in replaced.items()]
-        return [*variants, probe_input.variant(ABSENT, sample=replace(probe_input.sample, images=()), images=())]
+        absent = replace(probe_input.sample, images=(), boxes=())
+        return [*variants, probe_input.variant(ABSENT, sample=absent, images=())]
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
         """Compute the measures and the verdict "looks". Items without an image are excluded and counted."""
