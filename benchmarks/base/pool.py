@@ -29,7 +29,7 @@ class Pool:
 
     Attributes:
         images: uint8 array (n, PIXELS, PIXELS).
-        boxes: float32 array (n, 4): edges x1, y1, x2, y2 of the finding in pixels of `images`; nan if there is none.
+        boxes: float32 array (n, 4): edges x1, y1, x2, y2 of the finding in pixels of `images`; nan if none is visible.
         scenes: The truth of each.
     """
 
@@ -53,10 +53,10 @@ def _render_small(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build_pool(folder: Path, n: int, seed: int, progress: Callable[[int, int], None] | None = None) -> Pool:
-    """Renders n subjects, or reads them from `folder` if they are there already.
+    """Render n subjects, or those of them that are not in `folder` yet.
 
     Args:
-        folder: Where images.npy and scenes.jsonl are kept.
+        folder: Folder of images.npy, boxes.npy and scenes.jsonl.
         n: Number of subjects.
         seed: Seed of the pool.
         progress: Called with (done, n).
@@ -64,21 +64,22 @@ def build_pool(folder: Path, n: int, seed: int, progress: Callable[[int, int], N
     scenes = [_draw(seed, index) for index in range(n)]
     lines = "".join(json.dumps(dataclasses.asdict(scene)) + "\n" for scene in scenes)
     images_path, boxes_path, scenes_path = (folder / name for name in ("images.npy", "boxes.npy", "scenes.jsonl"))
-    if scenes_path.exists() and scenes_path.read_text() == lines:
-        return Pool(np.load(images_path), np.load(boxes_path), scenes)
-    folder.mkdir(parents=True, exist_ok=True)
-    images = np.empty((n, PIXELS, PIXELS), dtype=np.uint8)
-    boxes = np.empty((n, 4), dtype=np.float32)
-    indices = iter(range(n))
+    if not scenes_path.exists() or scenes_path.read_text() != lines:
+        folder.mkdir(parents=True, exist_ok=True)
+        np.lib.format.open_memmap(images_path, "w+", np.uint8, (n, PIXELS, PIXELS))
+        boxes = np.lib.format.open_memmap(boxes_path, "w+", np.float32, (n, 4))
+        boxes[:] = np.inf
+        scenes_path.write_text(lines)
+    images, boxes = (np.load(path, mmap_mode="r+") for path in (images_path, boxes_path))
+    # Boxes are written after their images; those that are still infinite have not been rendered.
+    waiting = np.flatnonzero(np.isposinf(boxes[:, 3]))
+    indices = iter(waiting)
 
     def take(rendered: tuple[np.ndarray, np.ndarray]) -> None:
         index = next(indices)
         images[index], boxes[index] = rendered
         if progress is not None:
-            progress(index + 1, n)
+            progress(int(index) + 1, n)
 
-    work_on_images(_render_small, scenes, take)
-    np.save(images_path, images)
-    np.save(boxes_path, boxes)
-    scenes_path.write_text(lines)
-    return Pool(images, boxes, scenes)
+    work_on_images(_render_small, [scenes[index] for index in waiting], take)
+    return Pool(np.array(images), np.array(boxes), scenes)

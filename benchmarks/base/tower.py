@@ -190,7 +190,7 @@ def cells(boxes: Array, scenes: Sequence[Scene], length: int = _SIDE**2) -> tupl
     kinds = np.full((len(scenes), len(low)), len(KINDS))
     sizes = np.full((len(scenes), len(low)), HIDDEN)
     for index, (scene, box) in enumerate(zip(scenes, boxes, strict=True)):
-        if scene.size is None:
+        if scene.size is None or np.isnan(box[0]):
             continue
         center, radii = (box[2:] + box[:2]) / 2, (box[2:] - box[:2]) / 2
         # Distance from the center to each patch's square, relative to the ellipse in the box.

@@ -11,8 +11,7 @@ from PIL import Image
 from medvlm_r1.errors import UserError, explain_missing_extra
 
 ASK = "--image images/0.png --question 'Which organ?' --option liver --option brain"
-RUNS = f"""
-data import csv own.csv --out own
+RUNS = f"""data import csv own.csv --out own
 data check own --allow-near
 data split own --out parts --part first=4 --part second=4 --by none
 audit data own --out audit_data.html
@@ -23,24 +22,22 @@ ask SERVER {ASK}
 audit model SERVER --data own --out audit
 report a b audit --out report.html
 doctor
-recipes
-"""
-NEEDS_TRAIN = f"""
-eval phantom-base --data own --out c
+recipes""".splitlines()
+NEEDS_TRAIN = f"""eval phantom-base --data own --out c
 ask phantom-base {ASK}
 audit model phantom-base --data own --out audit2
 data check own --model phantom-base
 train grpo --config recipes/phantom.yaml data.train=own
 train grpo --config recipes/phantom.yaml data.train=own --dry-run
 train sft --config recipes/phantom-sft.yaml data.train=own
-demo --out e
-"""
+demo --out e""".splitlines()
 NEEDS_SERVE = "serve SERVER --port 0"
+ALL = [*RUNS, *NEEDS_TRAIN, NEEDS_SERVE]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A table of eight questions with their images."""
+def outputs(tmp_path_factory):
+    """Exit code and output of every command, run one after the other in one process on eight questions."""
     folder = tmp_path_factory.mktemp("core")
     (folder / "images").mkdir()
     lines = ["image,question,option_a,option_b,answer,modality"]
@@ -48,32 +45,25 @@ def folder(tmp_path_factory):
         Image.effect_noise((40 + index, 30), 80).convert("RGB").save(folder / f"images/{index}.png")
         lines.append(f"images/{index}.png,Which organ is shown in {index}?,liver,brain,{'AB'[index % 2]},CT")
     (folder / "own.csv").write_text("\n".join(lines), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def outputs(folder):
-    """Exit code and output of every command, which run one after the other in one process."""
-    statements = f"{RUNS.strip()}\n{NEEDS_TRAIN.strip()}\n{NEEDS_SERVE}".splitlines()
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("without_extras.py")],
-        input="\n".join(statements),
+        input="\n".join(ALL),
         cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return dict(zip(statements, map(tuple, map(json.loads, done.stdout.splitlines())), strict=True))
+    return dict(zip(ALL, map(tuple, map(json.loads, done.stdout.splitlines())), strict=True))
 
 
-@pytest.mark.parametrize("statement", RUNS.strip().splitlines())
+@pytest.mark.parametrize("statement", RUNS)
 def test_runs_in_the_core(statement, outputs):
     code, output = outputs[statement]
     assert code == 0, output
 
 
-@pytest.mark.parametrize("statement", [*NEEDS_TRAIN.strip().splitlines(), NEEDS_SERVE])
+@pytest.mark.parametrize("statement", [*NEEDS_TRAIN, NEEDS_SERVE])
 def test_a_missing_extra_is_named(statement, outputs):
     code, output = outputs[statement]
     extra = "serve" if statement == NEEDS_SERVE else "train"

@@ -70,4 +70,7 @@ def greys(path, view=View()):  # noqa: B008
 
 
 HOUNSFIELD = np.array([[-1000, -160, 40, 239, 1000]], "<i2")
+STORED = np.array([[24, 864, 1064, 1263, 2024]], "<u2")  # the same with an intercept of -1024
+SHOWN = [0, 0, 128, 255, 255]  # by the window 40/400
+SLOPE, INTERCEPT, WINDOW = {"RescaleSlope": 1}, {"RescaleIntercept": -1024}, {"WindowCenter": 40, "WindowWidth": 400}
 RESCALED = {"Modality": "CT", "RescaleSlope": 1, "RescaleIntercept": 0}

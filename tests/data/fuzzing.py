@@ -33,14 +33,7 @@ _EDGES = [
 
 
 def mutant(seeds: Sequence[bytes], number: int, *, within: int | None = None, tokens: Sequence[bytes] = ()) -> bytes:
-    """One of the seeds with one to eight changes.
-
-    Args:
-        seeds: Sound files.
-        number: Of the case.
-        within: Change the first so many bytes alone (a header).
-        tokens: Words of the format, put in at random places.
-    """
+    """One of the seeds with one to eight changes: in the first `within` bytes alone, or with `tokens` of the format."""
     rng = random.Random(number)
     data = bytearray(rng.choice(seeds))
     for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 5, 8))):
@@ -86,25 +79,15 @@ def with_right_checksums(png: bytes) -> bytes:
 
 
 def hammer(case: Case, numbers: range, file: Path, read: Callable[[Path], object]) -> Counter[str]:
-    """Write each case to a file and read it.
+    """Write each case to a file and read it; count those that were `read` and `refused`.
 
-    Args:
-        case: Number of a case to its bytes.
-        numbers: Which cases.
-        file: Where each is written.
-        read: Must return, or raise a UserError that names the file and says why.
-
-    Returns:
-        How many were `read` and `refused`.
-
-    Raises:
-        AssertionError: Some case killed the process, took memory or time beyond the bounds, or raised something else.
-            The message names the case.
+    `read` must return, or raise a UserError that names the file and the reason. An AssertionError names a case that
+    killed the process, took memory or time beyond the bounds, or raised something else.
     """
     context = multiprocessing.get_context("fork")
-    place = mmap.mmap(-1, 8)
+    current = mmap.mmap(-1, 8)
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_work, args=(case, numbers, file, read, place, theirs))
+    child = context.Process(target=_work, args=(case, numbers, file, read, current, theirs))
     child.start()
     theirs.close()
     try:
@@ -112,7 +95,7 @@ def hammer(case: Case, numbers: range, file: Path, read: Callable[[Path], object
     except EOFError:
         counts, fault = Counter(), None
     child.join()
-    last = int.from_bytes(place[:8])
+    last = int.from_bytes(current[:8])
     if child.exitcode:
         name = signal.Signals(-child.exitcode).name if child.exitcode < 0 else str(child.exitcode)
         raise AssertionError(f"case {last} of {file.name} ended the process ({name})")
@@ -133,7 +116,7 @@ def hammer_on(
 
 
 def _work(
-    case: Case, numbers: range, file: Path, read: Callable[[Path], object], place: mmap.mmap, connection: Connection
+    case: Case, numbers: range, file: Path, read: Callable[[Path], object], current: mmap.mmap, connection: Connection
 ) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -142,7 +125,7 @@ def _work(
     counts: Counter[str] = Counter()
     fault = ""
     for number in numbers:
-        place[:8] = number.to_bytes(8)
+        current[:8] = number.to_bytes(8)
         used = resource.getrusage(resource.RUSAGE_SELF)
         resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + SECONDS, hard))
         file.write_bytes(case(number))
@@ -155,13 +138,11 @@ def _work(
 
 
 def _outcome(file: Path, read: Callable[[Path], object]) -> str:
-    refusal = None
     try:
         read(file)
+        return "read"
     except UserError as error:
         refusal = error
-    if refusal is None:
-        return "read"
     message = str(refusal)
     assert file.name in message or file.parent.name in message, f"the file is not named: {message}"
     assert len(message.replace(str(file), "").strip(": ")) > 10, f"no reason is given: {message}"

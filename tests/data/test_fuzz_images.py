@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -127,7 +126,7 @@ def test_sound_files_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_damaged_pictures(tmp_path: Path, tried: Callable[[str, int], None], name: str) -> None:
+def test_damaged_pictures(tmp_path, tried, name):
     case, read, cases = CASES[name]
     result = hammer(case, range(cases), tmp_path / name, read)
     # Both must come about, or the changes are too crude or too timid to try anything.
@@ -137,8 +136,6 @@ def test_damaged_pictures(tmp_path: Path, tried: Callable[[str, int], None], nam
 
 @pytest.mark.soak(share=1)
 @pytest.mark.parametrize("name", CASES)
-def test_soak_damaged_pictures(
-    tmp_path: Path, tried: Callable[[str, int], None], soaking: Callable[[], float], name: str
-) -> None:
+def test_soak_damaged_pictures(tmp_path, tried, soaking, name):
     case, read, cases = CASES[name]
     tried("lying-soak", hammer_on(case, cases, tmp_path / name, read, soaking))

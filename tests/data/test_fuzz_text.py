@@ -103,7 +103,7 @@ def case_of(name: str) -> Callable[[int], bytes]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_damaged_rows_and_configurations(place: Path, tried: Callable[[str, int], None], name: str) -> None:
+def test_damaged_rows_and_configurations(place, tried, name):
     *_, read, cases = CASES[name]
     result = hammer(case_of(name), range(cases), place / name, read)
     assert min(result["read"], result["refused"]) > cases // 50, result
@@ -112,9 +112,7 @@ def test_damaged_rows_and_configurations(place: Path, tried: Callable[[str, int]
 
 @pytest.mark.soak(share=0.3)
 @pytest.mark.parametrize("name", CASES)
-def test_soak_damaged_rows_and_configurations(
-    place: Path, tried: Callable[[str, int], None], soaking: Callable[[], float], name: str
-) -> None:
+def test_soak_damaged_rows_and_configurations(place, tried, soaking, name):
     *_, read, cases = CASES[name]
     tried("lying-soak", hammer_on(case_of(name), cases, place / name, read, soaking))
 

@@ -58,7 +58,7 @@ def case_of(file: Path) -> Case:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_damaged_models(model: Path, tried: Callable[[str, int], None], name: str) -> None:
+def test_damaged_models(model, tried, name):
     load_policy(str(model))
     result = hammer(case_of(model / name), range(CASES), model / name, loading)
     assert result["refused"] > CASES // 4, result
@@ -67,56 +67,54 @@ def test_damaged_models(model: Path, tried: Callable[[str, int], None], name: st
 
 @pytest.mark.soak(share=0.4)
 @pytest.mark.parametrize("name", ["model.safetensors", *SMALL_FILES])
-def test_soak_damaged_models(
-    model: Path, tried: Callable[[str, int], None], soaking: Callable[[], float], name: str
-) -> None:
+def test_soak_damaged_models(model, tried, soaking, name):
     load_policy(str(model))
     tried("lying-soak", hammer_on(case_of(model / name), CASES, model / name, loading, soaking, step=20))
 
 
 class Trap:
-    """Pickled, it makes a file where it is read."""
+    """Pickled, it makes a folder where it is read."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (os.mkdir, (str(self.file),))
+        return (os.mkdir, (str(self.folder),))
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """A trap, which must not have sprung at the end of the test."""
+    yield Trap(tmp_path / "sprung")
+    assert not (tmp_path / "sprung").exists()
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".ckpt"])
-def test_pickled_weights_are_refused_unread(
-    model: Path, tmp_path: Path, tried: Callable[[str, int], None], suffix: str
-) -> None:
+def test_pickled_weights_are_refused_unread(model, trap, tried, suffix):
     (model / "model.safetensors").unlink()
-    torch.save(Trap(tmp_path / "sprung"), model / f"pytorch_model{suffix}")
+    torch.save(trap, model / f"pytorch_model{suffix}")
     with pytest.raises(UserError, match=rf"only pytorch_model\{suffix}.*convert it once") as refusal:
         load_policy(str(model))
     assert str(model) in str(refusal.value)
-    assert not (tmp_path / "sprung").exists()
     tried("no-pickle", 1)
 
 
-def test_a_pickle_beside_good_weights_is_not_opened(
-    model: Path, tmp_path: Path, tried: Callable[[str, int], None]
-) -> None:
+def test_a_pickle_beside_good_weights_is_not_opened(model, trap, tried):
     names = ("pytorch_model.bin", "model.pt", "training_args.bin", "optimizer.pt", "adapter_model.bin")
     for name in names:
-        torch.save(Trap(tmp_path / "sprung"), model / name)
+        torch.save(trap, model / name)
     load_policy(str(model))
-    assert not (tmp_path / "sprung").exists()
     tried("no-pickle", len(names))
 
 
-def test_an_index_cannot_point_at_a_pickle(model: Path, tmp_path: Path, tried: Callable[[str, int], None]) -> None:
-    torch.save(Trap(tmp_path / "sprung"), model / "x.bin")
+def test_an_index_cannot_point_at_a_pickle(model, trap, tried):
+    torch.save(trap, model / "x.bin")
     keys = load_file(model / "model.safetensors")
     (model / "model.safetensors").rename(model / "other.safetensors")
     index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(keys, "x.bin")}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match=r"names x\.bin as weights"):
         load_policy(str(model))
-    assert not (tmp_path / "sprung").exists()
     tried("no-pickle", 1)
 
 

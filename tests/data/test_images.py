@@ -11,12 +11,11 @@ from medvlm_r1.data.images import View, is_medical, load_image, load_picture
 from medvlm_r1.errors import UsageError, UserError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 
 def two_pixels(left=RED, right=BLUE):
-    image = Image.new("RGB", (2, 1), left)
-    image.putpixel((1, 0), right)
-    return image
+    return Image.fromarray(np.uint8([[left, right]]))
 
 
 def grey16(values, dtype="<u2"):
@@ -35,7 +34,6 @@ def turned(orientation):
     return {"exif": exif}
 
 
-BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 PALETTE = two_pixels().quantize(2)
 ALPHA = Image.fromarray(np.uint8([[[200, 100, 50, 255], [200, 100, 50, 128]]]))
 BIT = Image.fromarray(np.uint8([[0, 255]])).convert("1")
@@ -58,7 +56,7 @@ PICTURES = {
     "8_bits_in_16.tif": (grey16([0, 100, 255]), {}, [0, 100, 255]),
     "7_bits_in_16.png": (grey16([0, 100, 100]), {}, [0, 100, 100]),
     "nothing_in_16.png": (grey16([0, 0, 0]), {}, [0, 0, 0]),
-    # Pillow writes the pixels of the 8-bit case turned round itself, so that it reads back as it was.
+    # Pillow inverts the pixels of the 8-bit case itself when it writes them, so that it reads back as it was.
     "white_is_zero.tif": (EIGHT, {"tiffinfo": {262: 0}}, [0, 60, 255]),
     "white_is_zero_16.tif": (grey16([0, 15420, 65535]), {"tiffinfo": {262: 0}}, [255, 195, 0]),
     "upside_down.png": (two_pixels(BLACK, WHITE), turned(3), [255, 0]),
@@ -74,39 +72,30 @@ def test_pixels(tmp_path, name):
     assert loaded(tmp_path / name) == loaded(str(tmp_path / name)) == pixels
 
 
-def test_values_without_black_and_white_are_refused(tmp_path):
-    for values in (np.array([[0.5, 1.0]], np.float32), np.array([[-1000, 400]], np.int32)):
-        Image.fromarray(values).save(tmp_path / "x.tif")
-        with pytest.raises(UserError, match=r"x.tif: .*signed or floating-point"):
-            load_image(tmp_path / "x.tif")
-
-
-def test_metadata_does_not_travel_on(tmp_path):
-    note = PngImagePlugin.PngInfo()
-    note.add_text("Patient", "Jane Doe")
-    two_pixels().save(tmp_path / "x.png", pnginfo=note)
-    assert load_image(tmp_path / "x.png").info == {}
-
-
-def test_absent_empty_and_folder(tmp_path):
-    with pytest.raises(UserError, match=r"absent.png: no such image"):
-        load_image(tmp_path / "absent.png")
-    with pytest.raises(UserError, match="no such image"):
-        load_image("a\0b.png")
-    with pytest.raises(UserError, match="not a file"):
-        load_image(tmp_path)
-    (tmp_path / "zero.png").touch()
-    with pytest.raises(UserError, match=r"zero.png: the image file is empty \(0 bytes\)"):
-        load_image(tmp_path / "zero.png")
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
-def test_truncated(tmp_path, suffix):
-    path = tmp_path / f"x.{suffix}"
+def noise(path):
     Image.effect_noise((64, 64), 50).save(path)
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(UserError, match=rf"x.{suffix}: the image is damaged or cut short"):
-        load_image(path)
+
+
+CUT = "the image is damaged or cut short"
+SIGNED = r"the image holds signed or floating-point"
+# File: how it is made, and why it is refused.
+REFUSED = {
+    "floats.tif": (lambda path: Image.fromarray(np.array([[0.5, 1.0]], np.float32)).save(path), SIGNED),
+    "signed.tif": (lambda path: Image.fromarray(np.array([[-1000, 400]], np.int32)).save(path), SIGNED),
+    "absent.png": (lambda path: None, "no such image"),
+    "folder.png": (lambda path: path.mkdir(), "not a file"),
+    "zero.png": (lambda path: path.touch(), r"the image file is empty \(0 bytes\)"),
+    **{f"x.{suffix}": (noise, CUT) for suffix in ("png", "jpg", "tif", "bmp")},
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_by_name(tmp_path, name):
+    make, reason = REFUSED[name]
+    make(tmp_path / name)
+    with pytest.raises(UserError, match=rf"{name}: {reason}"):
+        load_image(tmp_path / name)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -123,11 +112,10 @@ def test_over_a_hundred_megapixels(tmp_path, side):
 
 
 def test_several_frames(tmp_path):
-    two_pixels().save(tmp_path / "x.tif", save_all=True, append_images=[two_pixels()])
+    two_pixels(BLUE, RED).save(tmp_path / "x.tif", save_all=True, append_images=[two_pixels()])
     with pytest.raises(UserError, match="save the one that is meant as a PNG, or choose one: frame 0 to 1"):
         load_image(tmp_path / "x.tif")
-    two_pixels(BLUE, RED).save(tmp_path / "y.tif", save_all=True, append_images=[two_pixels()])
-    second = load_picture(tmp_path / "y.tif", View(frame=1))
+    second = load_picture(tmp_path / "x.tif", View(frame=1))
     assert [second.image.getpixel((x, 0)) for x in (0, 1)] == [RED, BLUE]
     assert (second.note.frame, second.note.frames) == (1, 2)
     two_pixels().save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=[two_pixels()])
@@ -139,7 +127,7 @@ def note_of(image, path, **options):
     return load_picture(path).note
 
 
-def test_the_note_says_what_was_done(tmp_path):
+def test_the_note_reports_the_decoding(tmp_path):
     path = tmp_path / "x.png"
     plain = note_of(two_pixels(), path)
     assert plain.summary() == "PNG, 2 x 1."
@@ -151,9 +139,11 @@ def test_the_note_says_what_was_done(tmp_path):
     assert note_of(Image.new("LA", (1, 1)), path).colour == "transparency laid on black"
     quarter_turn = note_of(two_pixels(), tmp_path / "x.jpg", **turned(6))
     assert (quarter_turn.orientation, quarter_turn.size) == ("rotated right by EXIF", (1, 2))
-    white_is_zero = note_of(grey16([0, 65535]), tmp_path / "x.tif", tiffinfo={262: 0})
-    assert white_is_zero.inverted
-    assert "white-is-zero turned round" in white_is_zero.summary()
+    assert "white-is-zero turned round" in note_of(grey16([0, 9]), tmp_path / "x.tif", tiffinfo={262: 0}).summary()
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Patient", "Jane Doe")
+    two_pixels().save(path, pnginfo=text)
+    assert load_image(path).info == {}
 
 
 @pytest.mark.parametrize("view", [View(plane="axial"), View(slice=3), View(window="brain")])
@@ -172,3 +162,5 @@ def test_medical_files_are_known_by_content_then_by_name(tmp_path):
     assert is_medical(tmp_path / "x.png")
     assert all(is_medical(tmp_path / f"absent.{suffix}") for suffix in ("dcm", "nii.gz", "NII"))
     assert not any(map(is_medical, (tmp_path / "absent.png", "absent", "a\0b.png", tmp_path)))
+    with pytest.raises(UserError, match="no such image"):
+        load_image("a\0b.png")

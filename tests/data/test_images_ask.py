@@ -33,28 +33,19 @@ def ask(monkeypatch, command):
     return lambda *arguments: (*command("ask", "a-model", *question, *arguments), given)
 
 
-@pytest.fixture
-def volume(tmp_path):
-    path = tmp_path / "x.nii.gz"
-    nib.save(nib.Nifti1Image(np.zeros((3, 4, 5), np.int16), np.eye(4)), path)
-    return path
-
-
-def test_the_slice_is_named_and_the_note_printed(ask, volume):
-    code, out, _, given = ask("--image", volume, "--plane", "coronal", "--slice", 2, "--window", "-600/1500")
-    assert (code, given) == (0, [(3, 5)])
-    assert "Image:      NIfTI, 3 x 5; coronal slice 2 of 4 (from 0); window given -600/1500 (given)" in out
-    assert "Answer:     A) liver" in out
-    assert "liver 75.0 %, knee 25.0 %" in out
-    assert RESEARCH_USE in out
-    code, out, _, _ = ask("--image", volume, "--plane", "axial", "--slice", 0, "--json")
-    image = json.loads(out)["image"]
-    assert (image["format"], image["plane"], image["slices"], image["burned_in"]) == ("NIfTI", "axial", 5, "unknown")
-
-
-def test_a_missing_choice_is_reported_before_a_model_is_loaded(ask, volume):
+def test_a_slice_is_chosen_and_the_note_printed(ask, tmp_path):
+    volume = tmp_path / "x.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((3, 4, 5), np.int16), np.eye(4)), volume)
+    # A missing choice is reported before a model is loaded.
     code, _, err, given = ask("--image", volume)
     assert (code, "choose a plane and a slice" in err) == (1, True)
     assert ask("--image", volume, "--plane", "oblique", "--slice", 0)[0] == 2
     assert ask("--image", volume, "--plane", "axial", "--slice", 0, "--window", "liver")[0] == 2
     assert given == []
+    code, out, _, given = ask("--image", volume, "--plane", "coronal", "--slice", 2, "--window", "-600/1500")
+    assert (code, given) == (0, [(3, 5)])
+    assert "Image:      NIfTI, 3 x 5; coronal slice 2 of 4 (from 0); window given -600/1500 (given)" in out
+    for line in ("Answer:     A) liver", "liver 75.0 %, knee 25.0 %", RESEARCH_USE):
+        assert line in out
+    image = json.loads(ask("--image", volume, "--plane", "axial", "--slice", 0, "--json")[1])["image"]
+    assert (image["format"], image["plane"], image["slices"], image["burned_in"]) == ("NIfTI", "axial", 5, "unknown")

@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
-from dicom_files import HOUNSFIELD, RESCALED, dataset, greys, table
+from dicom_files import HOUNSFIELD, INTERCEPT, RESCALED, SHOWN, SLOPE, STORED, WINDOW, dataset, greys, table
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -12,29 +12,31 @@ from medvlm_r1.data.images import View, load_image, load_picture
 from medvlm_r1.errors import UsageError, UserError
 
 FULL, SOFT, PERCENTILE = ("full", 127.5, 255), ("soft-tissue", 40, 400), "percentile"
-EXACT = {"VOILUTFunction": "LINEAR_EXACT"}
-CENTRED = {"WindowCenter": 50, "WindowWidth": 100, **EXACT}
-STORED = np.array([[24, 864, 1064, 1263, 2024]], "<u2")  # -1000, -160, 40, 239 and 1000 HU
-SHOWN = [0, 0, 128, 255, 255]  # by the window 40/400
-SLOPE, INTERCEPT, WINDOW = {"RescaleSlope": 1}, {"RescaleIntercept": -1024}, {"WindowCenter": 40, "WindowWidth": 400}
+EXACT, CT = {"VOILUTFunction": "LINEAR_EXACT"}, {"Modality": "CT"}
+CENTRED, TENTH = {"WindowCenter": 50, "WindowWidth": 100, **EXACT}, {"WindowCenter": 10, "WindowWidth": 10}
 NO_SLOPE, NO_INTERCEPT = (
     f"Rescale{part} is missing or empty: {n} was used." for part, n in (("Slope", 1), ("Intercept", 0))
 )
 FIRST_SLOPE = "RescaleSlope has several values: the first was used."
-TEN = np.uint16([[0, 5, 10, 20]])
-THREE = np.uint16([[0, 1, 2]])
-HUNDRED = np.uint16([[0, 50, 100]])
+TEN, TWENTY, DARK = np.uint16([[0, 5, 10, 20]]), np.uint8([[10, 20]]), np.uint8([[0, 70, 140]])
+THREE, HUNDRED = np.uint16([[0, 1, 2]]), np.uint16([[0, 50, 100]])
 SIXTEENTHS, LONG = np.arange(4096) // 16, np.uint16([[0, 256, 2048, 9999]])
 ONE_VALUE = "All pixels have the same value."
 FEWER_BITS = "The stored lookup table declares 16 bits and uses 12: the largest value of 12 is shown as white."
+MONOCHROME1 = {"PhotometricInterpretation": "MONOCHROME1"}
 PADDING = {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1990}
-PADDED = np.array([[-2000, -1999, 0, 100]], "<i2")
-HELD = np.array([[-2048, 0, 2047]], "<i2")
-LOG = {"PixelIntensityRelationship": "LOG"}
+PADDED, MR = np.array([[-2000, -1999, 0, 100]], "<i2"), {"Modality": "MR"}
+SIGNED = {"BitsStored": 12, "HighBit": 11, "WindowCenter": 0, "WindowWidth": 4095, **EXACT}
+LOG, XA = {"PixelIntensityRelationship": "LOG"}, {"Modality": "XA"}
 EXPOSURE = {"ModalityLUTSequence": table(0, 16, [2, 1, 0]), "WindowCenter": 1, "WindowWidth": 2, **EXACT}
 NOT_APPLIED = "The modality lookup table is not for display (pixel intensity relationship LOG): not applied."
 SCOUT, MAP = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, {"ImageType": ["DERIVED", "PRIMARY", "PERFUSION"]}
-LUT = table(10, 12, [0, 4095, 2048])
+AIR = {**CT, **SLOPE, **INTERCEPT}
+WINDOWS = {"WindowCenter": [40, 400], "WindowWidth": [400, 2000]}
+NARROW = {"VOILUTSequence": table(10, 12, [0, 4095, 2048]), "WindowCenter": 10, "WindowWidth": 2}
+EMPTY = {"RescaleSlope": None, "RescaleIntercept": None, "WindowCenter": 1064, "WindowWidth": 400}
+FROM_MINUS_1024 = table(2**16 - 1024, 12, np.arange(2048) * 2)
+PACKED = table(0, 8, bytes([100, 50, 0, 0]))
 
 # Name: pixels, elements, and what is wanted: the gray values, window (name, or with its numbers) or warnings.
 RULES = {
@@ -42,72 +44,52 @@ RULES = {
     "lung of several parts": (HOUNSFIELD, {**RESCALED, "BodyPartExamined": "CHESTABDPELVIS"}, ("lung", -600, 1500)),
     "any other CT": (HOUNSFIELD, {**RESCALED, "BodyPartExamined": "ABDOMEN"}, SOFT),
     "CT without a body part": (HOUNSFIELD, RESCALED, SOFT, SHOWN, []),
-    "CT without a rescale": (HOUNSFIELD, {"Modality": "CT"}, PERCENTILE),
-    "CT that does not reach down to air": (STORED, {"Modality": "CT", **SLOPE, "RescaleIntercept": 0}, PERCENTILE),
-    "CT with 8 bits": (np.uint8([[0, 70, 140]]), RESCALED, FULL, [0, 70, 140]),
-    "CT with 8 bits of HU": (np.uint8([[0, 70, 140]]), {**RESCALED, "RescaleType": "HU"}, FULL, [0, 70, 140]),
-    "CT with 8 coarse bits": (
-        *(np.uint8([[0, 133, 255]]), {"Modality": "CT", "RescaleSlope": 8, **INTERCEPT}, SOFT, [0, 128, 255]),
-    ),
-    "scout": (STORED, {"Modality": "CT", **SLOPE, **INTERCEPT, **SCOUT, "RescaleType": "HU"}, PERCENTILE),
-    "map of no unit": (STORED, {"Modality": "CT", **SLOPE, **INTERCEPT, **MAP, "RescaleType": "US"}, PERCENTILE),
-    "derived CT": (STORED, {"Modality": "CT", **SLOPE, **INTERCEPT, **MAP, "RescaleType": "HU"}, SOFT),
-    "8 bits": (np.uint8([[10, 20]]), {"Modality": "US"}, FULL),
-    "8 bits of MR": (np.uint8([[10, 20]]), {"Modality": "MR"}, (PERCENTILE, 15, 10)),
+    "CT without a rescale": (HOUNSFIELD, CT, PERCENTILE),
+    "CT that does not reach down to air": (STORED, {**CT, **SLOPE, "RescaleIntercept": 0}, PERCENTILE),
+    "CT with 8 bits": (DARK, RESCALED, FULL, [0, 70, 140]),
+    "CT with 8 bits of HU": (DARK, {**RESCALED, "RescaleType": "HU"}, FULL, [0, 70, 140]),
+    "CT with 8 coarse bits": (np.uint8([[0, 133, 255]]), {**AIR, "RescaleSlope": 8}, SOFT, [0, 128, 255]),
+    "scout": (STORED, {**AIR, **SCOUT, "RescaleType": "HU"}, PERCENTILE),
+    "map of no unit": (STORED, {**AIR, **MAP, "RescaleType": "US"}, PERCENTILE),
+    "derived CT": (STORED, {**AIR, **MAP, "RescaleType": "HU"}, SOFT),
+    "8 bits": (TWENTY, {"Modality": "US"}, FULL),
+    "8 bits of MR": (TWENTY, MR, (PERCENTILE, 15, 10)),
     "16 bits": (np.uint16([[10, 2000]]), {"Modality": "DX"}, (PERCENTILE, 1005, 1990)),
     "one value": (np.uint16([[7, 7]]), {"Modality": "DX"}, ("full", 7, 0), [0, 0], [ONE_VALUE]),
     "one value after the rescale": (HOUNSFIELD, {"RescaleSlope": 0, "RescaleIntercept": 40}, [ONE_VALUE]),
     # C.11.2.1.2: black up to c - 0.5 - (w - 1) / 2 = 5, white above 14, 255 * ((10 - 9.5) / 9 + 0.5) at 10.
-    "LINEAR": (TEN, {"WindowCenter": 10, "WindowWidth": 10}, [0, 0, 142, 255]),
+    "LINEAR": (TEN, TENTH, [0, 0, 142, 255]),
     # C.11.2.1.3.2: black up to 5, white above 15, half way at 10.
-    "LINEAR_EXACT": (TEN, {"WindowCenter": 10, "WindowWidth": 10, **EXACT}, [0, 0, 128, 255]),
+    "LINEAR_EXACT": (TEN, {**TENTH, **EXACT}, [0, 0, 128, 255]),
     # C.11.2.1.3.1: 255 / (1 + exp(-4 (x - 10) / 10)).
-    "SIGMOID": (TEN, {"WindowCenter": 10, "WindowWidth": 10, "VOILUTFunction": "SIGMOID"}, [5, 30, 128, 250]),
+    "SIGMOID": (TEN, {**TENTH, "VOILUTFunction": "SIGMOID"}, [5, 30, 128, 250]),
     "width 0": (HOUNSFIELD, {**RESCALED, "WindowCenter": 10, "WindowWidth": 0}, SOFT),
-    "first of two windows": (
-        *(HOUNSFIELD, {**RESCALED, "WindowCenter": [40, 400], "WindowWidth": [400, 2000]}, ("stored", 40, 400)),
-    ),
-    "table before window": (
-        *(np.uint16([[0, 10, 11, 12, 500]]), {"VOILUTSequence": LUT, "WindowCenter": 10, "WindowWidth": 2}),
-        *("stored", [0, 0, 255, 128, 128]),
-    ),
+    "first of two windows": (HOUNSFIELD, {**RESCALED, **WINDOWS}, ("stored", 40, 400)),
+    "table before window": (np.uint16([[0, 10, 11, 12, 500]]), NARROW, "stored", [0, 0, 255, 128, 128]),
     "negative slope": (HUNDRED, {"RescaleSlope": -1, "RescaleIntercept": 100, **CENTRED}, [255, 128, 0]),
-    "MONOCHROME1": (np.uint8([[0, 100, 255]]), {"PhotometricInterpretation": "MONOCHROME1"}, [255, 155, 0]),
-    "padding": (PADDED, {"Modality": "MR", **PADDING}, (PERCENTILE, 50, 100), [0, 0, 0, 255]),
-    "padding of MONOCHROME1": (
-        *(PADDED, {"Modality": "MR", "PhotometricInterpretation": "MONOCHROME1", **PADDING}, [0, 0, 255, 0]),
-    ),
-    "12 signed bits": (
-        *(HELD, {"BitsStored": 12, "HighBit": 11, "WindowCenter": 0, "WindowWidth": 4095, **EXACT}, [0, 128, 255]),
-    ),
+    "MONOCHROME1": (np.uint8([[0, 100, 255]]), MONOCHROME1, [255, 155, 0]),
+    "padding": (PADDED, {**MR, **PADDING}, (PERCENTILE, 50, 100), [0, 0, 0, 255]),
+    "padding of MONOCHROME1": (PADDED, {**MR, **MONOCHROME1, **PADDING}, [0, 0, 255, 0]),
+    "12 signed bits": (np.array([[-2048, 0, 2047]], "<i2"), SIGNED, [0, 128, 255]),
     "no numbers": (np.array([[0.5, np.nan, 1.0, 1.5]], np.float32), {"view": "full"}, [0, 0, 128, 255]),
-    "no slope": (STORED, {"Modality": "CT", **INTERCEPT, **WINDOW}, SHOWN, [NO_SLOPE]),
-    "empty slope": (STORED, {"Modality": "CT", "RescaleSlope": None, **INTERCEPT, **WINDOW}, SHOWN, [NO_SLOPE]),
-    "two slopes": (STORED, {"Modality": "CT", "RescaleSlope": [1, 7], **INTERCEPT, **WINDOW}, SHOWN, [FIRST_SLOPE]),
+    "no slope": (STORED, {**CT, **INTERCEPT, **WINDOW}, SHOWN, [NO_SLOPE]),
+    "empty slope": (STORED, {**AIR, "RescaleSlope": None, **WINDOW}, SHOWN, [NO_SLOPE]),
+    "two slopes": (STORED, {**AIR, "RescaleSlope": [1, 7], **WINDOW}, SHOWN, [FIRST_SLOPE]),
     "no intercept": (HUNDRED, {"RescaleSlope": 1, **CENTRED}, [0, 128, 255], [NO_INTERCEPT]),
-    "empty rescale": (
-        *(STORED, {"Modality": "CT", "RescaleSlope": None, "RescaleIntercept": None, **WINDOW, "WindowCenter": 1064}),
-        *(SHOWN, [NO_SLOPE, NO_INTERCEPT]),
-    ),
+    "empty rescale": (STORED, {**CT, **EMPTY}, SHOWN, [NO_SLOPE, NO_INTERCEPT]),
     "table of 4096 entries of 8 bits": (LONG, {"VOILUTSequence": table(0, 8, SIXTEENTHS)}, [0, 16, 128, 255]),
     "packed table": (LONG, {"VOILUTSequence": table(0, 8, SIXTEENTHS.astype("u1").tobytes())}, [0, 16, 128, 255]),
-    "table of fewer bits than it tells": (
-        *(THREE, {"VOILUTSequence": table(0, 16, [0, 2048, 4095])}, [0, 128, 255], [FEWER_BITS]),
-    ),
+    "table of fewer bits": (THREE, {"VOILUTSequence": table(0, 16, [0, 2048, 4095])}, [0, 128, 255], [FEWER_BITS]),
     "table of all its bits": (THREE, {"VOILUTSequence": table(0, 16, [0, 2**15, 2**16 - 1])}, [0, 128, 255], []),
     "table of zeros": (THREE[:, :2], {"VOILUTSequence": table(0, 12, [0, 0])}, [0, 0]),
     "signed first entry": (
-        np.uint16([[0, 1024, 2047]]),
-        {"VOILUTSequence": table(2**16 - 1024, 12, np.arange(2048) * 2), **SLOPE, **INTERCEPT},
-        [0, 128, 255],
+        *(np.uint16([[0, 1024, 2047]]), {"VOILUTSequence": FROM_MINUS_1024, **SLOPE, **INTERCEPT}, [0, 128, 255]),
     ),
     "modality table": (THREE, {"ModalityLUTSequence": table(0, 16, [100, 50, 0]), **CENTRED}, [255, 128, 0]),
-    "packed modality table": (
-        *(THREE, {"ModalityLUTSequence": table(0, 8, bytes([100, 50, 0, 0])), **CENTRED}, [255, 128, 0]),
-    ),
-    "table back to the exposure": (THREE, {"Modality": "XA", **LOG, **EXPOSURE}, [0, 128, 255], [NOT_APPLIED]),
+    "packed modality table": (THREE, {"ModalityLUTSequence": PACKED, **CENTRED}, [255, 128, 0]),
+    "table back to the exposure": (THREE, {**XA, **LOG, **EXPOSURE}, [0, 128, 255], [NOT_APPLIED]),
     "the same of RF": (THREE, {"Modality": "RF", **LOG, **EXPOSURE}, [255, 128, 0], []),
-    "the same without a relationship": (THREE, {"Modality": "XA", **EXPOSURE}, [255, 128, 0], []),
+    "the same without a relationship": (THREE, {**XA, **EXPOSURE}, [255, 128, 0], []),
 }
 
 
@@ -140,19 +122,14 @@ def test_the_view_chooses_the_window(saved):
     assert greys(path, View(window="full")) == [[0, 107, 133, 158, 255]]
     assert load_picture(path, View(window="full")).note.window.source == "full range: smallest to largest value"
     path = saved(dataset(HOUNSFIELD, Modality="CT"))
-    for window, message in {
-        "stored": "no usable window is stored",
-        "lung": r"x.dcm: the lung window is in Hounsfield units and the values .* are not",
-    }.items():
-        with pytest.raises(UserError, match=message):
-            load_picture(path, View(window=window))
-
-
-@pytest.mark.parametrize("rescale", [{"RescaleSlope": "1e400"}, {"RescaleSlope": 1, "RescaleIntercept": "-1e400"}])
-def test_a_rescale_that_is_no_number_is_refused(saved, rescale):
-    path = saved(dataset(HOUNSFIELD, Modality="CT", **{"RescaleIntercept": 0, **rescale}))
-    with pytest.raises(UserError, match=r"x.dcm: its rescale slope or intercept is not a usable number"):
-        load_picture(path)
+    with pytest.raises(UserError, match="no usable window is stored"):
+        load_picture(path, View(window="stored"))
+    with pytest.raises(UserError, match=r"x.dcm: the lung window is in Hounsfield units and the values .* are not"):
+        load_picture(path, View(window="lung"))
+    for rescale in ({"RescaleSlope": "1e400"}, {"RescaleSlope": 1, "RescaleIntercept": "-1e400"}):
+        path = saved(dataset(HOUNSFIELD, Modality="CT", **{"RescaleIntercept": 0, **rescale}))
+        with pytest.raises(UserError, match=r"x.dcm: its rescale slope or intercept is not a usable number"):
+            load_picture(path)
 
 
 @pytest.mark.parametrize("kind", ["Float", "DoubleFloat"])
@@ -163,20 +140,17 @@ def test_padding_of_float_pixels(saved, kind):
         del ds.FloatPixelData
         ds.BitsAllocated, ds.DoubleFloatPixelData = 64, pixels.astype("<f8").tobytes()
     setattr(ds, f"{kind}PixelPaddingValue", -5)
-    # Black and outside the range, which is else from -5 or -4.5 to 3.
+    # Black and outside the range, which is otherwise from -5 or -4.5 to 3.
     assert greys(saved(ds), View(window="full")) == [[0, 0, 187, 221, 255]]
     setattr(ds, f"{kind}PixelPaddingRangeLimit", -4)
     assert greys(saved(ds), View(window="full")) == [[0, 0, 0, 128, 255]]
 
 
-def test_padding_marked_as_unsigned(saved):
+def test_padding_declared_unsigned_and_one_bit(saved):
     ds = dataset(PADDED, Modality="MR")
     for keyword, value in PADDING.items():
         ds.add_new(keyword, "US", 2**16 + value)
     assert greys(saved(ds)) == [[0, 0, 0, 255]]
-
-
-def test_one_bit(saved):
     ds = dataset(np.zeros((2, 8), np.uint8))
     ds.BitsAllocated = ds.BitsStored = 1
     ds.HighBit = 0
@@ -184,7 +158,7 @@ def test_one_bit(saved):
     assert greys(saved(ds)) == [[255] + [0] * 7, [0] * 7 + [255]]
 
 
-def test_planar_configurations_and_16_bit_colour(saved):
+def test_colours(saved):
     rgb = np.uint8([[[255, 0, 0], [0, 0, 255]]])
     by_plane = dataset(rgb)
     by_plane.PlanarConfiguration = 1
@@ -194,14 +168,10 @@ def test_planar_configurations_and_16_bit_colour(saved):
         assert np.asarray(load_image(saved(ds))).tolist() == rgb.tolist()
     with pytest.raises(UsageError, match=r"x.dcm: a window can be chosen for a gray image only"):
         load_picture(saved(dataset(rgb)), View(window="full"))
-
-
-def test_ybr_full_by_the_standards_matrix(saved):
-    path = saved(dataset(np.uint8([[[76, 85, 255], [128, 128, 128]]]), PhotometricInterpretation="YBR_FULL"))
-    red, grey = np.asarray(load_image(path))[0].tolist()
-    assert red == [254, 0, 0]  # 76 + 1.402 * 127 = 254.05
-    assert grey == [128, 128, 128]
-    assert load_picture(path).note.colour == "YBR_FULL to RGB"
+    ybr = saved(dataset(np.uint8([[[76, 85, 255], [128, 128, 128]]]), PhotometricInterpretation="YBR_FULL"))
+    # By the matrix of the standard: 76 + 1.402 * 127 = 254.05.
+    assert np.asarray(load_image(ybr))[0].tolist() == [[254, 0, 0], [128, 128, 128]]
+    assert load_picture(ybr).note.colour == "YBR_FULL to RGB"
 
 
 @pytest.mark.parametrize(

@@ -12,54 +12,45 @@ from nibabel.nifti1 import Nifti1Image
 from PIL import Image
 
 from medvlm_r1.data.images import is_medical, load_picture
-from medvlm_r1.data.images.files import HEAD, InMemoryFile, sniff_format
+from medvlm_r1.data.images.files import InMemoryFile
 from medvlm_r1.errors import UserError
 
 
-def dicom():
+def saved(save, *arguments, **options):
     stream = io.BytesIO()
-    dataset(HOUNSFIELD.repeat(40, 0), **RESCALED).save_as(stream, enforce_file_format=True)
+    save(stream, *arguments, **options)
     return stream.getvalue()
 
 
-def raster(kind):
-    stream = io.BytesIO()
-    Image.effect_noise((40, 30), 60).save(stream, kind)
-    return stream.getvalue()
-
-
-def nifti():
-    values = np.random.default_rng(0).integers(0, 900, (9, 8, 1)).astype(np.int16)
-    return Nifti1Image(values, np.eye(4)).to_bytes()
-
-
+NOISE = Image.effect_noise((40, 30), 60)
+VOXELS = np.random.default_rng(0).integers(0, 900, (9, 8, 1)).astype(np.int16)
 CONTENT = {
-    "dcm": dicom(),
-    "nii": nifti(),
-    **{suffix: raster(kind) for suffix, kind in {"png": "PNG", "jpg": "JPEG", "tif": "TIFF", "bmp": "BMP"}.items()},
+    "dcm": saved(dataset(HOUNSFIELD.repeat(40, 0), **RESCALED).save_as, enforce_file_format=True),
+    "nii": Nifti1Image(VOXELS, np.eye(4)).to_bytes(),
+    **{suffix: saved(NOISE.save, kind) for suffix, kind in {"png": "PNG", "jpg": "JPEG", "tif": "TIFF"}.items()},
+    "bmp": saved(NOISE.save, "BMP"),
 }
 
 
 @pytest.mark.parametrize("suffix", CONTENT)
 @pytest.mark.parametrize("name", ["x.{}.gz", "x.{}", "x.gz", "x"])
-def test_a_gzip_file_is_read_like_what_it_holds(tmp_path, suffix, name):
-    (tmp_path / "plain").write_bytes(CONTENT[suffix])
+def test_a_gzip_file_is_read_like_its_content(tmp_path, suffix, name):
+    # The suffix of a file that is not compressed does not matter either.
+    plain_file = tmp_path / f"plain.{suffix}.gz"
+    plain_file.write_bytes(CONTENT[suffix])
     path = tmp_path / name.format(suffix)
     path.write_bytes(gzip.compress(CONTENT[suffix]))
-    plain, picture = load_picture(tmp_path / "plain"), load_picture(path)
+    plain, picture = load_picture(plain_file), load_picture(path)
     assert picture.note == plain.note
     np.testing.assert_array_equal(np.asarray(picture.image), np.asarray(plain.image))
-    # The importer converts by this; nothing of a header may be copied.
-    medical = suffix in ("dcm", "nii")
-    assert is_medical(path) == medical
-    assert (sniff_format(path, path.read_bytes()[:HEAD]) is not None) == medical
+    assert is_medical(path) == is_medical(plain_file) == (suffix in ("dcm", "nii"))
     assert load_picture(InMemoryFile.of(path.read_bytes(), "upload")).note == plain.note
 
 
 def test_a_dicom_of_noise_is_known_inside_a_gzip_file(tmp_path):
     # Text in the preamble, a private element of noise before the pixels: little of it can be compressed.
     preamble = np.random.default_rng(1).bytes(128)
-    (tmp_path / "x.gz").write_bytes(gzip.compress(preamble + dicom()[128:]))
+    (tmp_path / "x.gz").write_bytes(gzip.compress(preamble + CONTENT["dcm"][128:]))
     assert is_medical(tmp_path / "x.gz")
     assert load_picture(tmp_path / "x.gz").note.format == "DICOM"
 

@@ -69,11 +69,7 @@ REFUSED = {
 
 
 def dicom_views(path):
-    """Some frames of a file, and the 8-bit picture of each.
-
-    Raises:
-        Exception: pydicom has no pixels for it.
-    """
+    """Some frames of a file, and the 8-bit picture of each. An exception means that pydicom has no pixels for it."""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         ds = pydicom.dcmread(file, force=True)
         file.seek(0)
@@ -178,23 +174,20 @@ def outcome(path):
     try:
         wanted = list((volume_views if path.name.endswith(VOLUMES) else dicom_views)(path))
     except Exception:
-        return refusal(path) or "shown, without a reference"
+        wanted = [(View(frame=0), None)]
     worst = 0
     for view, pixels in wanted:
-        picture = load_picture(path, view)
+        try:
+            picture = load_picture(path, view)
+        except UserError as error:
+            return str(error).removeprefix(f"{path}: ")
+        if pixels is None:
+            return "shown, without a reference"
         image = Image.fromarray(pixels).convert("RGB")
         if picture.note.aspect != 1:
             image = image.resize(picture.note.size, Image.Resampling.BICUBIC)
         worst = max(worst, int(np.abs(np.asarray(picture.image, int) - np.asarray(image, int)).max()))
     return worst
-
-
-def refusal(path):
-    try:
-        load_picture(path, View(frame=0))
-    except UserError as error:
-        return str(error).removeprefix(f"{path}: ")
-    return None
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -211,27 +204,3 @@ def test_every_file_is_shown_as_the_reference_or_refused_with_a_reason():
     text = IMAGES_PAGE.read_text(encoding="utf-8")
     assert f"{len(FILES)} files: {len(displayed)} are shown and {len(refused)} refused" in text
     assert [name for name in DIFFERS + READABLE if name not in text] == []
-
-
-# Ten rows of pixels each.
-BARS = [
-    *((255, 0, 0), (255, 128, 128), (0, 255, 0), (128, 255, 128), (0, 0, 255), (128, 128, 255)),
-    *((level, level, level) for level in (0, 64, 192, 255)),
-]
-
-
-@pytest.mark.parametrize(
-    ("name", "tolerance"),
-    [
-        ("SC_rgb_rle.dcm", 0),
-        ("SC_rgb_gdcm_KY.dcm", 1),
-        ("SC_ybr_full_422_uncompressed.dcm", 6),
-        ("SC_rgb_jpeg_dcmtk.dcm", 6),
-        ("SC_rgb_dcmtk_+eb+cy+np.dcm", 6),
-        ("SC_rgb_jls_lossy_line.dcm", 10),
-    ],
-)
-def test_the_colour_bars_have_their_colours(name, tolerance):
-    image = load_picture(SHIPPED["pydicom"] / "test_files" / name).image
-    for bar, colour in enumerate(BARS):
-        np.testing.assert_allclose(image.getpixel((50, 10 * bar + 5)), colour, atol=tolerance)

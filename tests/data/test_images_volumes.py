@@ -41,8 +41,10 @@ def stored_as(codes, volume, affine=None):
 
 @pytest.fixture
 def saved(tmp_path):
+    """A function that writes a volume: a nibabel image, or an array with the affine of whole millimeters."""
+
     def save(image, name="x.nii"):
-        nib.save(image, tmp_path / name)
+        nib.save(nib.Nifti1Image(image, np.eye(4)) if isinstance(image, np.ndarray) else image, tmp_path / name)
         return tmp_path / name
 
     return save
@@ -59,15 +61,16 @@ def test_the_marked_voxel_is_where_the_affine_says(saved, codes):
     path = saved(stored_as(codes, ras_volume()))
     x, y, z = MARKED
     right, back, feet = (n - 1 for n in SHAPE)
-    # Axial: the patient's right (x large) on the left, front (y large) up.
-    assert white(path, View(plane="axial", slice=z, window="full")) == ([[back - y, right - x]], (5, 4))
-    # Coronal: right on the left, head up.
-    assert white(path, View(plane="coronal", slice=y, window="full")) == ([[feet - z, right - x]], (6, 4))
-    # Sagittal: front on the left, head up.
-    assert white(path, View(plane="sagittal", slice=x, window="full")) == ([[feet - z, back - y]], (6, 5))
-    # The slices next to it are empty, so it is this slice that is shown.
-    for plane, number in (("axial", z - 1), ("coronal", y + 1), ("sagittal", x - 1)):
-        assert white(path, View(plane=plane, slice=number, window="full"))[0] == []
+    # The patient's right (x large) or, in a sagittal slice, the front (y large) is on the left. The head is up.
+    pictures = {
+        "axial": (z, [[back - y, right - x]], (5, 4)),
+        "coronal": (y, [[feet - z, right - x]], (6, 4)),
+        "sagittal": (x, [[feet - z, back - y]], (6, 5)),
+    }
+    for plane, (number, marked, shape) in pictures.items():
+        assert white(path, View(plane=plane, slice=number, window="full")) == (marked, shape)
+        # The slice next to it is empty, so it is this slice that is shown.
+        assert white(path, View(plane=plane, slice=number - 1, window="full"))[0] == []
     note = load_picture(path, View(plane="axial", slice=z)).note
     assert note.orientation == f"patient's right on the left, front up; stored {codes}"
     assert (note.format, note.plane, note.slice, note.slices) == ("NIfTI", "axial", z, 6)
@@ -77,22 +80,18 @@ def test_the_patients_left_and_right_by_hand(saved):
     """Independent of nibabel's orientations: in a RAS file the first index runs to the patient's right."""
     data = np.zeros((3, 3, 3), np.uint8)
     data[2, 1, 1] = 9  # the patient's right
-    path = saved(nib.Nifti1Image(data, np.eye(4)))
-    assert white(path, View(plane="axial", slice=1, window="full"))[0] == [[1, 0]]
-    flipped = np.diag([-1.0, 1, 1, 1])  # LAS, as FSL stores: the first index runs to the left
-    path = saved(nib.Nifti1Image(data, flipped))
-    assert white(path, View(plane="axial", slice=1, window="full"))[0] == [[1, 2]]
+    # LAS, as FSL stores: the first index runs to the left.
+    for affine, column in ((np.eye(4), 0), (np.diag([-1.0, 1, 1, 1]), 2)):
+        path = saved(nib.Nifti1Image(data, affine))
+        assert white(path, View(plane="axial", slice=1, window="full"))[0] == [[1, column]]
 
 
-def test_aspect_from_the_affine(saved):
+def test_plane_slice_and_aspect(saved):
     path = saved(stored_as("ILP", ras_volume(), np.diag([1.0, 2, 3, 1])))
     for plane, size, aspect in (("axial", (4, 10), 2), ("coronal", (4, 18), 3), ("sagittal", (5, 9), 1.5)):
         picture = load_picture(path, View(plane=plane, slice=0))
         assert (picture.image.size, picture.note.aspect) == (size, pytest.approx(aspect))
-
-
-def test_plane_and_slice_are_chosen_never_guessed(saved):
-    path = saved(stored_as("LPS", ras_volume()))
+    # They are chosen, never guessed.
     message = r"x.nii: NIfTI volume with slices: axial 6, coronal 5, sagittal 4; choose a plane and a slice"
     for view in (View(), View(plane="axial"), View(slice=2)):
         with pytest.raises(UserError, match=message):
@@ -101,6 +100,13 @@ def test_plane_and_slice_are_chosen_never_guessed(saved):
         load_picture(path, View(plane="coronal", slice=5))
     with pytest.raises(UsageError, match="plane 'oblique'; wanted one of axial, coronal, sagittal"):
         View(plane="oblique")
+    # A single slice needs no choice.
+    flat = np.arange(12, dtype=np.int16).reshape(4, 3)
+    planes = {"axial": (flat, flat[:, :, None], flat[:, :, None, None]), "coronal": (flat[:, None, :],)}
+    for plane, shapes in planes.items():
+        for data in shapes:
+            picture = load_picture(saved(data))
+            assert (picture.image.size, picture.note.plane) == ((4, 3), plane)
 
 
 def test_the_volume_of_a_series_is_chosen_and_may_be_oblique(saved):
@@ -119,16 +125,6 @@ def test_the_volume_of_a_series_is_chosen_and_may_be_oblique(saved):
     assert note.warnings == ("The slices are oblique by 20 degrees and are shown along the stored axes.",)
 
 
-def test_a_single_slice_needs_no_choice(saved):
-    flat = np.arange(12, dtype=np.int16).reshape(4, 3)
-    for data in (flat, flat[:, :, None], flat[:, :, None, None]):
-        path = saved(nib.Nifti1Image(data, np.eye(4)))
-        assert load_image(path).size == (4, 3)
-        assert load_picture(path).note.plane == "axial"
-    coronal = saved(nib.Nifti1Image(flat[:, None, :], np.eye(4)))
-    assert load_picture(coronal).note.plane == "coronal"
-
-
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
 @pytest.mark.parametrize(("name", "kind"), [("x.nii", nib.Nifti1Image), ("x.nii.gz", nib.Nifti2Image)])
 def test_scaled_values_and_windows(saved, plane, name, kind):
@@ -136,9 +132,8 @@ def test_scaled_values_and_windows(saved, plane, name, kind):
     image.header.set_slope_inter(10, -100)
     path = saved(image, name)
     assert is_medical(path)
-    volume = nib.load(path).get_fdata()
-    across = {"sagittal": volume[1], "coronal": volume[:, 1], "axial": volume[:, :, 1]}[plane]
-    wanted = across[::-1, ::-1].T
+    axis = ("sagittal", "coronal", "axial").index(plane)
+    wanted = nib.load(path).get_fdata().take(1, axis=axis)[::-1, ::-1].T
 
     def show(window):
         picture = load_picture(path, View(plane=plane, slice=1, window=window))
@@ -159,35 +154,29 @@ def test_scaled_values_and_windows(saved, plane, name, kind):
             show(window)
 
 
-def test_stored_display_range_and_voxels_that_are_not_numbers(saved):
+def test_stored_display_range_and_other_voxels(saved):
     image = nib.Nifti1Image(np.arange(9, dtype=np.int16).reshape(3, 3, 1), np.eye(4))
     image.header["cal_min"], image.header["cal_max"] = 2, 6
-    note = load_picture(saved(image), View(window="stored")).note
-    assert (note.window.centre, note.window.width, note.window.source) == (4, 4, "stored: cal_min to cal_max")
-    data = np.array([[[1.0]], [[np.nan]], [[np.inf]], [[2.0]]], np.float32)
-    path = saved(nib.Nifti1Image(data, np.eye(4)))
-    picture = load_picture(path, View(plane="axial", slice=0, window="full"))
+    window = load_picture(saved(image), View(window="stored")).note.window
+    assert (window.centre, window.width, window.source) == (4, 4, "stored: cal_min to cal_max")
+    # NaN and Inf, color, complex numbers.
+    view = View(plane="axial", slice=0, window="full")
+    picture = load_picture(saved(np.array([[[1.0]], [[np.nan]], [[np.inf]], [[2.0]]], np.float32)), view)
     assert np.asarray(picture.image)[0, :, 0].tolist() == [255, 0, 0, 0]
     assert picture.note.warnings == ("Voxels that are not numbers are shown black.",)
-    empty = saved(nib.Nifti1Image(np.full((2, 2, 1), np.nan, np.float32), np.eye(4)))
-    assert not np.asarray(load_image(empty)).any()
-
-
-def test_colour_and_complex_volumes(saved):
+    assert not np.asarray(load_image(saved(np.full((2, 2, 1), np.nan, np.float32)))).any()
     colour = np.zeros((2, 1, 1), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     colour[0, 0, 0] = (255, 128, 0)
-    path = saved(nib.Nifti1Image(colour, np.eye(4)))
-    view = View(plane="axial", slice=0)
-    picture = load_picture(path, view)
+    picture = load_picture(saved(colour), replace(view, window=None))
     assert [picture.image.getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 128, 0)]
+    assert (picture.note.colour, picture.note.window) == ("stored as RGB", None)
     with pytest.raises(UsageError, match="a window can be chosen for a gray volume only"):
-        load_picture(path, View(plane="axial", slice=0, window="full"))
-    path = saved(nib.Nifti1Image(np.ones((2, 2, 1), np.complex64), np.eye(4)))
+        load_picture(saved(colour), view)
     with pytest.raises(UserError, match="its voxels are not real numbers"):
-        load_picture(path)
+        load_picture(saved(np.ones((2, 2, 1), np.complex64)))
 
 
-def test_what_the_header_says_of_orientation(saved):
+def test_warnings_and_no_text_of_the_header(saved):
     for sform, qform, message in (
         ((None, 0), (None, 0), "No orientation is stored"),
         ((np.eye(4), 1), (np.diag([-1.0, 1, 1, 1]), 1), "disagree"),
@@ -198,10 +187,6 @@ def test_what_the_header_says_of_orientation(saved):
         image.set_qform(*qform)
         warnings = " ".join(load_picture(saved(image)).note.warnings)
         assert message in warnings if message else "orientation" not in warnings
-
-
-def test_no_text_of_the_header_leaves_the_loader(saved):
-    image = nib.Nifti1Image(np.zeros((2, 2, 1), np.int16), np.eye(4))
     for field in ("descrip", "aux_file", "intent_name", "db_name"):
         image.header[field] = b"ZZTOP"
     image.header.extensions.append(Nifti1Extension("comment", b"ZZTOPSECRET"))
@@ -251,17 +236,6 @@ def test_broken_files_are_refused_by_name(tmp_path, content, reason, name):
     with pytest.raises(UserError) as caught:
         load_picture(path, View(plane="sagittal", slice=0))
     assert str(caught.value).startswith(f"{path}: {reason}")
-
-
-def test_whether_a_file_is_zipped_is_told_by_its_content(tmp_path):
-    volume = header_of((2, 2, 2)) + np.arange(8, dtype="<i2").tobytes()
-    (tmp_path / "x.nii.gz").write_bytes(volume)
-    (tmp_path / "x.nii").write_bytes(gzip.compress(volume))
-    (tmp_path / "x").write_bytes(gzip.compress(volume))
-    for name in ("x.nii.gz", "x.nii", "x"):
-        assert is_medical(tmp_path / name)
-        picture = load_picture(tmp_path / name, View(plane="axial", slice=0, window="full"))
-        assert np.asarray(picture.image)[..., 0].tolist() == [[255, 170], [85, 0]]
 
 
 def test_a_slice_takes_the_memory_of_a_slice(tmp_path):
@@ -316,10 +290,10 @@ def test_a_volume_of_one_file_may_be_sent(name):
         load_picture(path, replace(view, window="stored"))
 
 
-@pytest.mark.parametrize(("side", "reason"), [(32000, "the volume is too large"), (5, "its voxels are cut short")])
-def test_the_size_of_an_mgh_volume_is_checked_before_it_is_read(tmp_path, side, reason):
-    header = nib.freesurfer.mghformat.MGHHeader()
-    header.set_data_shape((side, side, side))
-    (tmp_path / "x.mgh").write_bytes(header.binaryblock + b"\0" * 100)
-    with pytest.raises(UserError, match=reason):
-        load_picture(tmp_path / "x.mgh", MIDDLE)
+def test_the_size_of_an_mgh_volume_is_checked_before_it_is_read(tmp_path):
+    for side, reason in ((32000, "the volume is too large"), (5, "its voxels are cut short")):
+        header = nib.freesurfer.mghformat.MGHHeader()
+        header.set_data_shape((side, side, side))
+        (tmp_path / "x.mgh").write_bytes(header.binaryblock + b"\0" * 100)
+        with pytest.raises(UserError, match=reason):
+            load_picture(tmp_path / "x.mgh", MIDDLE)

@@ -82,29 +82,17 @@ def test_all_faults_are_named_at_once():
         made(options=["x", "X", "nan"], question=" ", subject=3)
     for word in ("subject", "question", "option C", "are the same"):
         assert word in str(refused.value)
+    for name in ROW:
+        with pytest.raises(RowFaults, match=f"field '{name}' is missing"):
+            sample_from_row({key: value for key, value in ROW.items() if key != name})
+    for text in ("p < |t| > 2", "<b>bold</b>", "[1] and (A)", "a <unknown> word", "Is <image 1> normal?"):
+        assert control_token(text) is None
+        assert question_faults(text, ("x", "y", "T1", "T2", "1.5", "15")) == []
 
 
-@pytest.mark.parametrize("name", ROW)
-def test_missing_field_is_named(name):
-    with pytest.raises(RowFaults, match=f"field '{name}' is missing"):
-        sample_from_row({key: value for key, value in ROW.items() if key != name})
-
-
-@pytest.mark.parametrize(
-    "text", ["p < |t| > 2", "<b>bold</b>", "[1] and (A)", "a <unknown> word", "Is <image 1> normal?"]
-)
-def test_what_is_no_control_token(text):
-    assert control_token(text) is None
-    assert question_faults(text, ("x", "y", "T1", "T2", "1.5", "15")) == []
-
-
-def test_letter_is_the_position_of_the_answer():
-    assert made(answer="y").letter == "B"
+def test_a_sample_is_frozen_hashable_and_has_a_letter():
+    assert [made(answer="y").letter, made(options=[], answer="a cyst").letter] == ["B", ""]
     assert made(options=list("0123456789"), answer="9").letter == "J"
-    assert made(options=[], answer="a cyst").letter == ""
-
-
-def test_sample_is_frozen_hashable_and_does_not_share_its_record():
     sample = made(record={"side": "left"})
     assert len({sample, made(record={"side": "left"})}) == 1
     assert made().record is not made().record

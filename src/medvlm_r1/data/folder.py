@@ -68,10 +68,6 @@ def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[s
 def refuse_other(path: str | Path, name: str) -> None:
     """Raise an error if a folder holds a different data set, which an import would overwrite.
 
-    Args:
-        path: The folder to be written.
-        name: The `name` that will be written to `info.json`.
-
     Raises:
         UserError: The folder holds samples under another name or without a name, or its `info.json` cannot be read.
     """
@@ -85,9 +81,6 @@ def refuse_other(path: str | Path, name: str) -> None:
 
 def read_folder(path: str | Path) -> list[Sample]:
     """Read every sample of a data folder.
-
-    Args:
-        path: The data folder.
 
     Returns:
         The samples in file order, at least one.
@@ -156,9 +149,6 @@ def read_info(path: str | Path) -> dict[str, Any]:
 
 def folder_hash(path: str | Path) -> str:
     """Fingerprint of a data set. It changes with any byte of `samples.jsonl` or of an image that it names.
-
-    Args:
-        path: The data folder.
 
     Returns:
         SHA-256 in hexadecimal over the hash of `samples.jsonl` and, in path order, the path and hash of each image. A

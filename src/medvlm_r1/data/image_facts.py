@@ -23,11 +23,7 @@ _VERSION = version("medvlm-r1")
 
 
 def image_sizes(path: str | Path, samples: Iterable[Sample]) -> dict[str, tuple[int, int] | None]:
-    """Return the size of every image of the given samples. Images that are not in the cache are decoded.
-
-    Args:
-        path: The data folder.
-        samples: Samples of that folder.
+    """Return the size of every image of the samples of a folder. Images that are not in the cache are decoded.
 
     Returns:
         Width and height by name of the image; None if the image is missing or unreadable.
@@ -38,12 +34,7 @@ def image_sizes(path: str | Path, samples: Iterable[Sample]) -> dict[str, tuple[
 
 
 def unreadable_samples(samples: Iterable[Sample], sizes: Mapping[str, tuple[int, int] | None]) -> list[Sample]:
-    """Select the samples with an image that is missing, is unreadable, or is not named by the source.
-
-    Args:
-        samples: Samples of a data folder.
-        sizes: Result of `image_sizes` for these samples.
-    """
+    """Select the samples with an image that is missing, unreadable (by `image_sizes`) or not named by the source."""
     return [sample for sample in samples if sample.unnamed_image or not all(sizes[name] for name in sample.images)]
 
 

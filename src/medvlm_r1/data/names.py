@@ -7,10 +7,7 @@ from collections.abc import Iterable
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Find the known name that is most similar to a word; None if none is similar enough.
 
-    Args:
-        word: The word, as it was written.
-        known: The known names.
-        cutoff: Minimum similarity, 1 for equal names (`difflib.SequenceMatcher.ratio`).
+    `cutoff` is the minimum similarity, 1 for equal names (`difflib.SequenceMatcher.ratio`).
     """
     by_lower = {name.lower(): name for name in sorted(set(known))}
     near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=cutoff)
@@ -24,10 +21,6 @@ def folded(text: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Suggest a correction for a misspelled name.
-
-    Args:
-        word: The name, as it was written.
-        known: The known names.
 
     Returns:
         `did you mean 'x'?` if a known name is similar, otherwise `known: 'x', 'y'`. The text is the end of a message,

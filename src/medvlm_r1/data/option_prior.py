@@ -80,9 +80,6 @@ def option_key(option: str) -> str:
 def longest_option(items: Iterable[Choice]) -> list[float]:
     """Compute the credit of choosing the longest option of each item.
 
-    Args:
-        items: Items to answer.
-
     Returns:
         For each item, 1 / (number of options that are the longest) if the correct one is among them, otherwise 0.
         Length is counted in characters. Consecutive white space counts as one character, and surrounding white space is

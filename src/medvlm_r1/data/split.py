@@ -113,9 +113,6 @@ def grouped(keys: Sequence[Sequence[Hashable]]) -> list[list[int]]:
 def clusters(samples: Sequence[Sample]) -> list[list[int]]:
     """Group the samples that share a subject, a volume or an image, directly or through other samples.
 
-    Args:
-        samples: Samples in the order of the source.
-
     Returns:
         Indices of the samples in each cluster, in ascending order. Clusters are ordered by their first index.
     """
@@ -173,10 +170,7 @@ def split_samples(
 
 
 def _misfit(kinds: Counter[tuple[str, ...]], need: Counter[tuple[str, ...]]) -> tuple[float, ...]:
-    """Rank how badly a cluster fits a part; lower is better.
-
-    The criteria, in this order: samples above the size of the part, samples above its strata, and little space left.
-    """
+    """Rank, lower is better: samples above the size of the part, samples above its strata, and little space left."""
     beyond = (kinds - +need).total()
     room = min(need[kind] / count for kind, count in kinds.items())
     return max(0, kinds.total() - max(0, need.total())), beyond, -room

@@ -3,7 +3,6 @@
 import codecs
 import csv
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +32,6 @@ RowReader = Callable[..., Rows]
 
 
 def rows_of(path: Path) -> RowReader:
-    """Choose the row reader by the suffix of a file. A file with an unknown suffix is read as a JSON array."""
-    return _READERS.get(path.suffix.lower(), read_json_array)
-
-
-def rows_by_content(path: Path) -> RowReader:
     """Choose the row reader by the content of a file. A CSV file named `.jsonl` is read as CSV.
 
     Raises:
@@ -49,8 +43,9 @@ def rows_by_content(path: Path) -> RowReader:
     for mark, what in _NOT_ROWS.items():
         if head.startswith(mark):
             raise UserError(f"{path}: {what}")
-    if head.startswith(b"PAR1"):
-        return read_parquet
+    suffix = path.suffix.lower()
+    if head.startswith(b"PAR1") or suffix in (".parquet", ".arrow"):
+        return read_batches
     encoding = _encoding(head)
     text = head.decode(encoding, errors="ignore").lstrip()
     if not text:
@@ -65,12 +60,10 @@ def rows_by_content(path: Path) -> RowReader:
                 "object a line"
             )
         return read_json_array if text.startswith("[") else read_json_lines
-    suffix = path.suffix.lower()
-    is_table = any(mark in heading for mark in _SEPARATORS)
-    if suffix in (".arrow", ".parquet") or (suffix in (".json", ".jsonl", ".ndjson") and not is_table):
-        return rows_of(path)
+    if suffix in (".json", ".jsonl", ".ndjson") and not any(mark in heading for mark in _SEPARATORS):
+        return read_json_array if suffix == ".json" else read_json_lines
     shared = {"index", "image"} <= {name.strip() for name in heading.split("\t")}
-    return read_vlmeval if shared else read_csv
+    return _read_vlmeval if shared else read_csv
 
 
 def _encoding(head: bytes) -> str:
@@ -139,8 +132,8 @@ def read_csv(path: Path, *, on_bad: OnBad | None = None) -> Rows:
         raise bad_row(path, number + 1, f"malformed CSV ({reason})") from error
 
 
-def read_vlmeval(path: Path, *, on_bad: OnBad | None = None) -> Rows:
-    """Read the rows of a VLMEvalKit table, in which `image` may be the `index` of another row that has the image."""
+def _read_vlmeval(path: Path, *, on_bad: OnBad | None = None) -> Rows:
+    """Rows of a VLMEvalKit table, in which `image` may be the `index` of another row that has the image."""
     cells = (row["image"] for _, row in read_csv(path, on_bad=lambda number, reason: None))
     wanted = {cell for cell in cells if cell.isdecimal()}
     holders = read_csv(path, on_bad=lambda number, reason: None) if wanted else ()
@@ -151,57 +144,31 @@ def read_vlmeval(path: Path, *, on_bad: OnBad | None = None) -> Rows:
         yield number, {**row, "image": images.get(row["image"], row["image"])}
 
 
-def read_parquet(path: Path, *, on_bad: OnBad | None = None) -> Rows:
-    """Read the rows of a parquet file, as on the Hugging Face hub.
+def read_batches(path: Path, *, on_bad: OnBad | None = None) -> Rows:
+    """Read the rows of a parquet file, or of an Arrow file as written by `datasets.Dataset.save_to_disk`.
+
+    Args:
+        path: The file. A file with the suffix `.arrow` is read as Arrow.
+        on_bad: Never called, because the rows after a damaged one cannot be read.
 
     Raises:
         UserError: The file cannot be read or is damaged.
     """
-    return _rows_of_batches(path, "parquet", _parquet_batches(path))
-
-
-def read_arrow(path: Path, *, on_bad: OnBad | None = None) -> Rows:
-    """Read the rows of an Arrow file, as written by `datasets.Dataset.save_to_disk`.
-
-    Raises:
-        UserError: The file cannot be read or is damaged.
-    """
-    return _rows_of_batches(path, "Arrow", _arrow_batches(path))
-
-
-def _parquet_batches(path: Path) -> Iterator[Any]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # pre_buffer would read a whole row group, which may contain a thousand images.
-    with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
-        yield from file.iter_batches(batch_size=_BATCH)
-
-
-def _arrow_batches(path: Path) -> Iterator[Any]:
-    import pyarrow as pa
-
-    with pa.memory_map(str(path)) as source, closing(pa.ipc.open_stream(source)) as stream:
-        for batch in stream:
-            yield from (batch.slice(start, _BATCH) for start in range(0, batch.num_rows, _BATCH))
-
-
-def _rows_of_batches(path: Path, kind: str, batches: Iterator[Any]) -> Rows:
-    import pyarrow as pa
-
+    is_arrow = path.suffix.lower() == ".arrow"
     number = 0
     try:
-        for batch in batches:
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        with pa.memory_map(str(path)) as source:
+            # pre_buffer would read a whole row group, which may contain a thousand images.
+            file = pa.ipc.open_stream(source) if is_arrow else pq.ParquetFile(source, pre_buffer=False)
+            for batch in file if is_arrow else file.iter_batches(batch_size=_BATCH):
+                for start in range(0, batch.num_rows, _BATCH):
+                    for row in batch.slice(start, _BATCH).to_pylist():
+                        number += 1
+                        yield number, row
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        kind = "Arrow" if is_arrow else "parquet"
         raise UserError(f"{path}: cannot be read as {kind} after row {number} ({reason})") from error
-
-
-_READERS: dict[str, RowReader] = {
-    **dict.fromkeys((".jsonl", ".ndjson"), read_json_lines),
-    **dict.fromkeys((".csv", ".tsv"), read_csv),
-    ".parquet": read_parquet,
-    ".arrow": read_arrow,
-}

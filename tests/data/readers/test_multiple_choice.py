@@ -39,9 +39,8 @@ def omnimedvqa(**changes):
 PMC = {"index": "62", "Figure_path": "PMC8253797_Fig4_11.jpg", "Caption": 'An altered cell, "nucleus"\nand more'}
 PMC |= {"Question": " What is the uptake pattern? ", "Choice A": " A:Diffuse uptake ", "Choice B": " B:Focal uptake "}
 PMC |= {"Choice C": " C:No uptake ", "Choice D": " D:Cannot determine ", "Answer": "B", "split": "test"}
-PMC_FIRST = {"Figure_path": "PMC1_fig.jpg", "Question": "What is it?", "Answer": "Coronary artery"}
-PMC_FIRST |= {"Choice A": "A:Aorta"}
-PMC_FIRST |= {"Choice B": "B:Coronary artery", "Choice C": "C:Vein", "Choice D": "D:Atrium", "Answer_label": "B"}
+PMC_FIRST = {"Figure_path": "PMC1_fig.jpg", "Question": "What is it?", "Answer": "Coronary artery", "Answer_label": "B"}
+PMC_FIRST |= {"Choice A": "A:Aorta", "Choice B": "B:Coronary artery", "Choice C": "C:Vein", "Choice D": "D:Atrium"}
 
 
 def table(*rows):
@@ -77,19 +76,20 @@ def test_huatuo(collection, put):
 
 def test_the_images_folder_itself_may_be_given(collection, put):
     several = huatuo(image=["deep/chest.v2.png", "images/absent.png"])
-    done = collection(huatuo(), several, huatuo(image=[]), images=put.root / "images")
-    first, second, third = done.samples
+    first, second, third = collection(huatuo(), several, huatuo(image=[]), images=put.root / "images").samples
     assert first.images == ("images/knee.png",)
     assert (second.images, second.missing) == (("images/deep/chest.v2.png", "images/absent.png"), True)
     assert (third.images, third.subject, third.missing) == ((), "", False)
     with pytest.raises(UserError, match="nowhere: no such image folder"):
         collection(huatuo(), images=put.root / "nowhere")
+    put("knee.png", b"another")
+    with pytest.raises(UserError, match=r"row 2: .*would both be copied to images/knee.png"):
+        collection(huatuo("images/knee.png"), huatuo("knee.png"))
 
 
 def test_chosen_modalities_keep_their_row_numbers(collection):
     others = [huatuo(subset=CT, answer="?"), huatuo(subset="", dataset="PMC-VQA")]
-    rows = [huatuo(), *others, huatuo(subset="Clinical", dataset="MMMU"), huatuo()]
-    done = collection(*rows, modality=["mri"])
+    done = collection(huatuo(), *others, huatuo(subset="Clinical", dataset="MMMU"), huatuo(), modality=["mri"])
     assert (done.report.rows, done.report.written, done.report.by_modality) == (5, 2, {"MRI": 2})
     assert [s.id for s in done.samples] == ["huatuo-000001", "huatuo-000005"]
     with pytest.raises(UserError, match="none of the 1 rows is of the requested modalities"):
@@ -101,26 +101,18 @@ def test_chosen_modalities_keep_their_row_numbers(collection):
         collection(huatuo(subset="MRT"), modality="MRI")
 
 
-def test_two_files_of_one_name_are_refused(collection, put):
-    put("knee.png", b"another")
-    with pytest.raises(UserError, match=r"row 2: .*would both be copied to images/knee.png"):
-        collection(huatuo("images/knee.png"), huatuo("knee.png"))
-
-
 @needs_release
-def test_the_released_questions(imported, tmp_path):
+def test_the_released_questions(imported):
     [file] = RELEASE.glob("*.json")
     done = imported("huatuo", file, images=RELEASE / "images")
-    by_modality = {"CT": 300, "MRI": 300, "X-ray": 300}
     report = done.report
     assert (report.rows, report.written, report.missing, report.open_questions) == (900, 900, 888, 0)
-    assert report.by_modality == by_modality
+    assert report.by_modality == {"CT": 300, "MRI": 300, "X-ray": 300}
     rows = json.loads(file.read_text(encoding="utf-8"))
     for sample, source in zip(done.samples, rows, strict=True):
         assert (sample.letter, lettered(sample)) == (source["solution"], source["problem"])
     assert len({s.subject for s in done.samples}) == 900
-    # Chance is 25.0, 30.25 and 26.0 percent.
-    chance = {m: sum(100 / len(s.options) for s in done.samples if s.modality == m) / 300 for m in by_modality}
+    chance = {m: sum(100 / len(s.options) for s in done.samples if s.modality == m) / 300 for m in report.by_modality}
     assert chance == pytest.approx({"MRI": 25.0, "CT": 30.25, "X-ray": 26.0})
 
 
@@ -156,11 +148,10 @@ def test_published_files_are_audited_by_one_command(command, put, tmp_path):
     out = tmp_path / "audit.html"
     for source, prior in ((test, train), (test.parent, train.parent)):
         code, printed, _ = command("audit", "data", f"med-r1:{source}", "--fit-on", f"med-r1:{prior}", "--out", out)
-        assert code == 0
+        assert (code, out.exists()) == (0, True)
         assert f"Questions about an image that {prior.name} shows too, by path: CT 1 of 4 (25.0 %)." in printed
         assert f"Rows of {source} left out: 1. The first: {test}, row 5: option A and option B are the same" in printed
-    assert "CT       option_prior_fit  100.0 %" in printed
-    assert out.exists()
+        assert "CT       option_prior_fit  100.0 %" in printed
     assert list(tmp_path.glob("**/samples.jsonl")) == []
     code, _, message = command("audit", "data", f"med-r1:{test}", "--write-clean", tmp_path / "clean", "--out", out)
     assert (code, "--write-clean requires a data folder" in message) == (2, True)
@@ -198,15 +189,14 @@ def test_pmc_vqa(imported, put, picture):
     text = PMC | {"Answer": "Focal uptake", "Figure_path": "absent.jpg"}
     put("test_2.csv", table(PMC, text, PMC | {"Answer": " D:Cannot determine"}))
     put("test.csv", table(PMC_FIRST))
-    done = imported("pmc-vqa", put.root)
-    first, second, third = done.samples
-    assert done.report.by_split == {"test": 3}
+    first, second, third = imported("pmc-vqa", put.root).samples
     assert (first.id, first.modality) == ("pmc-vqa-test-2-000001", "Unknown")
     assert (first.question, first.options[:2]) == ("What is the uptake pattern?", ("Diffuse uptake", "Focal uptake"))
     assert first.images == ("images/PMC8253797_Fig4_11.jpg",)
     assert first.record == {"index": "62", "Caption": PMC["Caption"]}
-    assert [s.letter for s in done.samples] == ["B", "B", "D"]
-    assert (second.missing, third.missing) == (True, False)
+    assert [(s.letter, s.split, s.missing) for s in (first, second, third)] == [
+        *(("B", "test", False), ("B", "test", True), ("D", "test", False))
+    ]
     [sample] = imported("pmc-vqa", put("train.csv", table(PMC_FIRST))).samples
     assert (sample.options[1], sample.letter, sample.split) == ("Coronary artery", "B", "train")
     # A letter is a letter even if choices are letters.
@@ -253,19 +243,17 @@ def test_bad_rows_name_file_and_row_and_write_nothing(imported, put, tmp_path, f
     assert [s.id[-1] for s in done.samples] == ["1", "3"]
 
 
-@pytest.mark.parametrize(
-    ("name", "wanted"),
-    {
+def test_another_folder(imported, put, tmp_path):
+    put("readme.txt", "x")
+    names = {
         "huatuo": "medical_multimodel_evaluation_data.json",
         "med-r1": r"Splits/modality/train/\*.json, Splits/modality/test",
         "omnimedvqa": r"QA_information/Open-access/\*.json",
         "pmc-vqa": "train_2.csv, test_2.csv, train.csv, test.csv",
         "path-vqa": r"data/train-\*.parquet",
-    }.items(),
-)
-def test_another_folder(imported, put, tmp_path, name, wanted):
-    put("readme.txt", "x")
-    with pytest.raises(UserError, match=rf"holds none of {wanted}"):
-        imported(name, put.root)
-    with pytest.raises(UserError, match="no such file or folder"):
-        imported(name, tmp_path / "nowhere")
+    }
+    for name, wanted in names.items():
+        with pytest.raises(UserError, match=rf"holds none of {wanted}"):
+            imported(name, put.root)
+        with pytest.raises(UserError, match="no such file or folder"):
+            imported(name, tmp_path / "nowhere")

@@ -42,91 +42,67 @@ def test_all_fields(put, picture, imported, tmp_path):
     assert (third.options, third.answer, third.missing, third.record) == ((), "a cyst", True, {"grade": 3})
     assert (fourth.images, fourth.missing) == ((), False)
     assert done.report.by_split == {"": 3, "train": 1}
+    twice = put("twice.jsonl", "\n".join([row(id="x"), row(), row(id="x")]))
     with pytest.raises(UserError, match=r"twice.jsonl, row 3: the id 'x' is used in row 1 already"):
-        imported("jsonl", put("twice.jsonl", "\n".join([row(id="x"), row(), row(id="x")])))
+        imported("jsonl", twice)
+    assert [sample.id for sample in imported("jsonl", twice, skip_bad=True).samples] == ["x", "jsonl-000002"]
     with pytest.raises(UserError, match="a folder without parquet files; give the file that holds the questions"):
         imported("jsonl", tmp_path)
     with pytest.raises(UserError, match=r"absent.csv: no such file; give the file"):
         imported("csv", tmp_path / "absent.csv")
 
 
-@pytest.mark.parametrize(
-    "columns",
-    [
-        *("A,B", "a,b", "option_a,option_b", "Option A,Option B", "Option_A,Option_B", "optionA,optionB"),
-        *("choice_a,choice_b", "Choice A,Choice B", "option1,option2", "opt1,opt2", "option_0,option_1", "opa,opb"),
-        *("1,2", "answer_a,answer_b", "option-a,option-b", "(A),(B)", "OPTION 1,OPTION 2", "candidate a,candidate b"),
-    ],
-)
-@pytest.mark.parametrize("answer", ["A", "a", "(A)", "x"])
-def test_option_columns_by_any_usual_name(tables, columns, answer):
-    sample = tables("t.csv", f"image,question,{columns},answer\na.png,Which?,x,y,{answer}\n")
-    assert (sample.options, sample.letter, sample.record) == (("x", "y"), "A", {})
+COLUMNS = [
+    *("A,B", "a,b", "option_a,option_b", "Option A,Option B", "Option_A,Option_B", "optionA,optionB", "opa,opb"),
+    *("choice_a,choice_b", "Choice A,Choice B", "option1,option2", "opt1,opt2", "option_0,option_1", "1,2"),
+    *("answer_a,answer_b", "option-a,option-b", "(A),(B)", "OPTION 1,OPTION 2", "candidate a,candidate b"),
+]
+ANSWERS = [
+    *("B", "b", " b ", "(b)", "(B)", "B.", "[B]", "**B**", "Option B", "option_b", "\uff22", "B) y", "Y", "y"),
+    *("<answer> B </answer>", "<think>It is A.</think><answer>B</answer>"),
+]
+LETTERED = [
+    *({"A": "x", "B": "y"}, {"A": "x", "B": "y", "C": None}, {"0": "x", "1": "y"}),
+    *("x|y", '["x", "y"]', '{"A": "x", "B": "y"}', "['x', 'y']", "A. x\nB. y", "A) x B) y"),
+    *(["A. x", "B. y"], ["x", "y", None]),
+]
+LINE = "a.png,Which?,x,y,z,B\n"
+# The same question with the options x and y, or x, y and z, and the answer y.
+FILES = [
+    *(("t.csv", f"image,question,{columns},answer\na.png,Which?,x,y,{a}\n") for columns in COLUMNS for a in ("B", "y")),
+    *(("t.csv", f"{HEAD}a.png,Which?,x,y,z,{answer}\n") for answer in ANSWERS),
+    *(("t.jsonl", row(options=options, answer=["B"])) for options in LETTERED),
+    ("t.jsonl", row(options={"1": "x", "2": "y"}, answer="2")),
+    ("utf16.csv", (HEAD + LINE).encode("utf-16")),
+    ("bom.csv", f"\ufeff{HEAD}{LINE}"),
+    ("semicolon.csv", (HEAD + LINE).replace(",", ";")),
+    ("tab.tsv", (HEAD + LINE).replace(",", "\t")),
+    ("quoted.csv", HEAD + '\n"a.png","Which?",x,y,"z",b\n'),
+    ("trailing.csv", "image,question,A,B,C,answer,,\na.png,Which?,x,y,z,B,,\n"),
+    ("cells.csv", HEAD + "a.png,Which?,x,y,z,B,,,\n"),
+    ("caps.csv", f"Image , Question , Choice A,Choice B,Choice C,ANSWER\n{LINE}"),
+    *((name, f"[{row()}]") for name in ("array.json", "array.jsonl")),
+    *((name, row()) for name in ("lines.json", "lines.csv")),
+    ("table.jsonl", HEAD + LINE),
+    ("images.jsonl", row(image=..., images=["a.png"])),
+    ("placeholder.jsonl", row(question="<image>\nWhich?")),
+    ("inside.jsonl", row(question="Which? A) x B) y C) z", options=...)),
+    ("inside_text.jsonl", row(question="Which? A) x B) y C) z", options=..., answer="y")),
+    ("repeated.jsonl", row(question="Which?\nAnswer Choices: (A) x (B) y (C) z")),
+]
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        *(" b ", "(b)", "B.", "[B]", "**B**", "Option B", "option_b", "\uff22", "B) y", "Y"),
-        *("<answer> B </answer>", "<think>It is A.</think><answer>B</answer>"),
-    ],
-)
-def test_answers_as_people_write_them(tables, answer):
-    assert tables("t.csv", HEAD + f"a.png,Which?,x,y,z,{answer}\n").letter == "B"
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        *({"A": "x", "B": "y"}, {"A": "x", "B": "y", "C": None}, {"1": "x", "2": "y"}, {"0": "x", "1": "y"}),
-        *("x|y", '["x", "y"]', '{"A": "x", "B": "y"}', "['x', 'y']", "A. x\nB. y", "A) x B) y"),
-        *(["A. x", "B. y"], ["x", "y", None]),
-    ],
-)
-def test_options_in_one_column(tables, options):
-    numbered = isinstance(options, dict) and "1" in options
-    answer = list(options)[1] if numbered else ["B"]
-    sample = tables("t.jsonl", row(options=options, answer=answer))
-    assert (sample.options, sample.letter) == (("x", "y"), "B")
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("utf16.csv", (HEAD + "a.png,Which?,x,y,z,B\n").encode("utf-16")),
-        ("bom.csv", "\ufeff" + HEAD + "a.png,Which?,x,y,z,B\n"),
-        ("semicolon.csv", (HEAD + "a.png,Which?,x,y,z,B\n").replace(",", ";")),
-        ("tab.tsv", (HEAD + "a.png,Which?,x,y,z,B\n").replace(",", "\t")),
-        ("quoted.csv", 'image,question,A,B,C,answer\n\n"a.png","Which?",x,y,"z",b\n'),
-        ("trailing.csv", "image,question,A,B,C,answer,,\na.png,Which?,x,y,z,B,,\n"),
-        ("cells.csv", HEAD + "a.png,Which?,x,y,z,B,,,\n"),
-        ("caps.csv", "Image , Question , Choice A,Choice B,Choice C,ANSWER\na.png,Which?,x,y,z,B\n"),
-        ("array.json", f"[{row()}]"),
-        ("array.jsonl", f"[{row()}]"),
-        ("lines.json", row()),
-        ("lines.csv", row()),
-        ("table.jsonl", HEAD + "a.png,Which?,x,y,z,B\n"),
-        ("images.jsonl", row(image=..., images=["a.png"])),
-        ("placeholder.jsonl", row(question="<image>\nWhich?")),
-        ("inside.jsonl", row(question="Which? A) x B) y C) z", options=...)),
-        ("inside_text.jsonl", row(question="Which? A) x B) y C) z", options=..., answer="y")),
-        ("repeated.jsonl", row(question="Which?\nAnswer Choices: (A) x (B) y (C) z")),
-    ],
-)
+@pytest.mark.parametrize(("name", "content"), FILES)
 def test_files_of_one_question(tables, name, content):
     sample = tables(name, content)
-    assert (sample.question, sample.options, sample.letter) == ("Which?", ("x", "y", "z"), "B")
-    assert (sample.images, sample.missing) == (("images/a.png",), False)
+    assert (sample.question, sample.options[:2], sample.options[2:] in ((), ("z",))) == ("Which?", ("x", "y"), True)
+    assert (sample.letter, sample.images, sample.missing, sample.record) == ("B", ("images/a.png",), False, {})
 
 
-@pytest.mark.parametrize(
-    ("spelling", "modality"), [("MRI brain", "MRI"), ("Chest X ray", "X-ray"), ("T2 mr", "MRI"), ("CT, axial", "CT")]
-)
-def test_a_modality_among_other_words(tables, spelling, modality):
-    assert tables("t.jsonl", row(modality=spelling)).modality == modality
-
-
-def test_embedded_and_absolute_images(tables, put, picture_bytes):
+def test_modalities_and_images(tables, put, picture_bytes):
+    spellings = {"MRI brain": "MRI", "Chest X ray": "X-ray", "T2 mr": "MRI", "CT, axial": "CT"}
+    for spelling, modality in spellings.items():
+        assert tables("t.jsonl", row(modality=spelling)).modality == modality
     encoded = base64.b64encode(picture_bytes(9)).decode()
     uri = tables("t.jsonl", row(image=f"data:image/png;base64,{encoded}"))
     assert uri.images == tables("t.jsonl", row(image=encoded)).images != ("images/a.png",)
@@ -134,21 +110,17 @@ def test_embedded_and_absolute_images(tables, put, picture_bytes):
     assert tables("t.jsonl", row(image=str(put.root / "a.png"))).images == ("images/a.png",)
 
 
-def test_numbers_as_answers_need_to_be_told_how_to_count(tables):
+def test_options_of_the_user(tables):
     for first, letter in ((0, "B"), (1, "A")):
         assert tables("t.jsonl", row(answer=1), reading=Reading(first_option=first)).letter == letter
     with pytest.raises(UserError, match="answer '3' is not a number from 0 to 2"):
         tables("t.jsonl", row(answer=3), reading=Reading(first_option=0))
-
-
-def test_columns_are_named_and_missing_modalities_given(tables):
     content = row(image=..., img="a.png", answer="z", label="B", options=..., choices=["x", "y"])
     chosen = (("image", "img"), ("answer", "label"), ("options", "choices"))
     sample = tables("t.jsonl", content, reading=Reading(columns=chosen, modality_for_missing="MRI"))
     assert (sample.options, sample.letter, sample.modality) == (("x", "y"), "B", "MRI")
     assert sample.record == {"answer": "z"}
-    named = tables("t.jsonl", row(modality="CT"), reading=Reading(modality_for_missing="MRI"))
-    assert named.modality == "CT"
+    assert tables("t.jsonl", row(modality="CT"), reading=Reading(modality_for_missing="MRI")).modality == "CT"
 
 
 @pytest.mark.parametrize(
@@ -161,18 +133,14 @@ def test_columns_are_named_and_missing_modalities_given(tables):
         (row(options="['x' 'y']"), "neither a JSON list nor a Python list"),
         (row(options="[__import__('os').getcwd(), 'x']"), "neither a JSON list nor a Python list"),
         (row(options=["x", None, "z"]), r"'options\[1\]' must be text"),
-        (row(options=["x", "X"]), "option A and option B are the same"),
         ("image,question,A,B,C,D,answer\na.png,q?,x,y,nan,nan,B\n", "option C holds 'nan'"),
         ("image,question,A,a,B,b,answer\na.png,q?,x,w,y,v,A\n", "columns 'A' and 'a' are the same option"),
         ("image,question,A,B,option1,option2,answer\na.png,q?,x,y,x,y,A\n", "two sets of option columns"),
         ("image,question,A,B,D,answer\na.png,q?,x,y,z,A\n", "do not follow one another"),
-        (f"image,question,{','.join('ABCDEFGHIJK')},answer\na.png,q?,{','.join('123456789')},x,y,A\n", "11 options"),
-        (HEAD + "a.png,q?,x,,z,A\n", "option 'B' is empty, but 'C' is not"),
         (row(options=..., choices=["x", "y"], answer="x"), "'choices' seems to hold options.*--map options=choices"),
         ("image,question,answer,distractor1\na.png,q?,x,y\n", "'distractor1' seems to hold options"),
         # Answers.
         ("image,question,answer\na.png,q?,A\n", "answer 'A' is a letter, but the row has no options"),
-        (row(answer="E"), "neither the text nor the letter"),
         (row(options=["B", "A", "O"]), "answer 'B' is the text of option A and the letter of another"),
         (row(question="Which? A) y B) x C) z"), "the question lists the options in another order"),
         (row(answer="B) x"), "neither"),
@@ -221,7 +189,7 @@ def test_refused_with_the_reason(tables, put, content, reason):
         tables("t.csv", content)
 
 
-def test_all_problems_of_a_file_are_in_one_message(tables):
+def test_all_problems_of_a_file_are_in_one_short_message(tables):
     first = row(image="https://example.org/a.png", modality="brain", answer=3, options=["x", "x"])
     with pytest.raises(UserError) as refused:
         tables("t.jsonl", "\n".join([first, "{bad", row(question=""), row(), *[row(modality="knee")] * 7]))
@@ -231,9 +199,6 @@ def test_all_problems_of_a_file_are_in_one_message(tables):
         *("(6 more such rows)", "Nothing was written"),
     ):
         assert reason in str(refused.value)
-
-
-def test_the_message_stays_short(tables):
     with pytest.raises(UserError, match="and 480 more faults") as refused:
         tables("t.jsonl", "\n".join(row(answer=f"answer {number}") for number in range(500)))
     assert len(str(refused.value).splitlines()) < 30

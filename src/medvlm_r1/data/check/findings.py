@@ -5,9 +5,8 @@ All findings are counted. For each type, only the first `LISTED` are stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from medvlm_r1.data.subjects import file_names_warning
@@ -32,11 +31,9 @@ class Listed(Generic[Item]):
     items: tuple[Item, ...] = ()
 
     @classmethod
-    def of(cls, findings: Iterable[Item]) -> Listed[Item]:
+    def of(cls, findings: Sequence[Item]) -> Listed[Item]:
         """Count all findings and store the first `LISTED`."""
-        iterator = iter(findings)
-        items = tuple(islice(iterator, LISTED))
-        return cls(len(items) + sum(1 for _ in iterator), items)
+        return cls(len(findings), tuple(findings[:LISTED]))
 
     def __bool__(self) -> bool:
         return self.count > 0
@@ -245,7 +242,7 @@ class Check:
     unlike_subjects: str
     near_distance: int
     allow_near: bool = False
-    notice: str = field(default=RESEARCH_USE)
+    notice: str = RESEARCH_USE
 
     @property
     def problems(self) -> list[str]:
@@ -334,7 +331,13 @@ def check_lines(check: Check) -> list[str]:
             lines += [f"{title}:", *(f"  {text(item)}" for item in listed.items[:_EXAMPLES])]
         if listed.count > _EXAMPLES:
             lines.append(f"  ... and {listed.count - _EXAMPLES} more")
-    lines += _touched(check.touched)
+    if check.touched:
+        lines.append("Questions that share something with another part:")
+    lines += [
+        f"  {part.part}: {part.any} of {part.samples} (the same image {part.picture}, a near-duplicate "
+        f"{part.near}, the same subject {part.subject})"
+        for part in check.touched
+    ]
     if check.file_name_subjects:
         lines.append(file_names_warning(check.file_name_subjects))
     if check.unlike_subjects:
@@ -351,15 +354,6 @@ def _part(part: Part) -> str:
     reference = " (for comparison only)" if part.reference else ""
     described = "; ".join(text for text in (modalities, ", ".join(options)) if text)
     return f"{part.name}{reference}: {part.samples} samples, {part.images} images. {described}".rstrip(". ") + "."
-
-
-def _touched(touched: Iterable[Touched]) -> list[str]:
-    lines = [
-        f"  {part.part}: {part.any} of {part.samples} (the same image {part.picture}, a near-duplicate "
-        f"{part.near}, the same subject {part.subject})"
-        for part in touched
-    ]
-    return ["Questions that share something with another part:", *lines] if lines else []
 
 
 def _near_pair(pair: NearPair) -> str:

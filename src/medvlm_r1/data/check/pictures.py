@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import nsmallest
@@ -68,22 +68,16 @@ class Fingerprint:
 
 
 def fingerprint(image: Image.Image) -> Fingerprint:
-    """Compute the fingerprint of an image.
-
-    Args:
-        image: Image in mode RGB.
-    """
+    """Compute the fingerprint of an image in mode RGB."""
     digest = hashlib.sha256(f"{image.width} {image.height} ".encode())
     digest.update(image.tobytes())
     # phash would otherwise do this conversion for each flip.
     small = image.convert("L").resize((_REDUCED, _REDUCED), Image.Resampling.LANCZOS)
     darkest, brightest = np.asarray(small).min(), np.asarray(small).max()
-    near: int | None = None
-    flipped: tuple[int, ...] = ()
+    near, flipped = None, []
     if int(brightest) - int(darkest) >= _LEAST_CONTRAST:
-        near = _phash(small)
-        flipped = tuple(_phash(small.transpose(flip)) for flip in FLIPS.values())
-    return Fingerprint(digest.hexdigest(), near, image.getcolors(1) is not None, image.size, flipped)
+        near, *flipped = [_phash(view) for view in (small, *map(small.transpose, FLIPS.values()))]
+    return Fingerprint(digest.hexdigest(), near, image.getcolors(1) is not None, image.size, tuple(flipped))
 
 
 def _phash(image: Image.Image) -> int:
@@ -175,35 +169,30 @@ def _examine(job: tuple[Path, str]) -> tuple[Path, Fingerprint | str | None]:
 
 
 def compare(
-    uses: Sequence[Use],
-    prints: Mapping[Path, Fingerprint],
-    references: Mapping[str, bool],
-    *,
-    near: int,
-    progress: Progress,
+    uses: Sequence[Use], prints: Mapping[Path, Fingerprint], checked: Collection[str], *, near: int, progress: Progress
 ) -> tuple[Sharing, dict[str, set[str]]]:
     """Find identical images, and pairs of near-duplicates with or without flipping one of them.
 
     Args:
         uses: Every image file of every part.
         prints: Fingerprints of the files that can be displayed.
-        references: For the name of each part, whether the part is used for comparison only.
+        checked: Names of the parts that are not used for comparison only.
         near: Maximum number of bits in which the hashes of near-duplicates differ.
         progress: Called with "near pairs", the number of images done and the total.
 
     Returns:
         The identical and near-duplicate images; and for each image, identified by the hash of its pixels, the names of
         the parts that contain a near-duplicate of it. Identical files count as one image, and near-duplicates are
-        counted as pairs of different images. Findings within reference parts are excluded.
+        counted as pairs of different images. Findings outside the checked parts are excluded.
     """
     pictures: dict[str, list[Use]] = {}
     for use in uses:
         if use.file in prints:
             pictures.setdefault(prints[use.file].pixels, []).append(use)
     groups = [(prints[group[0].file], group) for group in pictures.values()]
-    own = [(print_, group) for print_, group in groups if not all(references[use.place.part] for use in group)]
+    own = [(print_, group) for print_, group in groups if any(use.place.part in checked for use in group)]
     copies = [
-        Copies(places=Listed.of(use.place for use in group), parts=tuple(dict.fromkeys(u.place.part for u in group)))
+        Copies(places=Listed.of([use.place for use in group]), parts=tuple(dict.fromkeys(u.place.part for u in group)))
         for print_, group in own
         if len(group) > 1 and not print_.blank
     ]
@@ -219,7 +208,7 @@ def compare(
         near_parts[a] |= parts[b]
         near_parts[b] |= parts[a]
         both = parts[a] | parts[b]
-        if all(references[part] for part in both):
+        if both.isdisjoint(checked):
             continue
         differ = len(subjects[a]) == len(subjects[b]) == 1 and subjects[a] != subjects[b]
         kind = "between" if len(both) > 1 else "subjects" if differ else "within"
@@ -233,10 +222,10 @@ def compare(
         return Listed(counts[kind], tuple(_pair(hashed[a][1], hashed[b][1], bits, flip) for bits, a, b, flip in pairs))
 
     sharing = Sharing(
-        blank=Listed.of(use.place for print_, group in own if print_.blank for use in group),
-        faint=Listed.of(use.place for p, group in own if p.near is None and not p.blank for use in group),
-        copies_between=Listed.of(group for group in copies if len(group.parts) > 1),
-        copies_within=Listed.of(group for group in copies if len(group.parts) == 1),
+        blank=Listed.of([use.place for print_, group in own if print_.blank for use in group]),
+        faint=Listed.of([use.place for p, group in own if p.near is None and not p.blank for use in group]),
+        copies_between=Listed.of([group for group in copies if len(group.parts) > 1]),
+        copies_within=Listed.of([group for group in copies if len(group.parts) == 1]),
         near_between=listed("between"),
         near_subjects=listed("subjects"),
         near_within=listed("within"),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medvlm_r1.data.check import findings
+from medvlm_r1.data.check.findings import BadImage, BadRow, Check, Listed, Part, Place, Question, SharedSubject, Touched
 from medvlm_r1.data.check.pictures import MOST_DISTANCE, Fingerprint, Progress, Use, compare, examine, no_progress
 from medvlm_r1.data.folder import SAMPLES, read_info, read_samples
 from medvlm_r1.data.importing.draft import YOUR_OWN
@@ -22,119 +22,110 @@ from medvlm_r1.errors import UsageError, UserError
 NEAR = 4
 _LONGEST_REASON = 300
 _TRAIN, _EVAL = "data.train", "data.eval"
+Info = Mapping[str, Any]
 Refuses = Callable[[tuple[int, int]], str | None]
 Value = TypeVar("Value", int, str)
 
 
-@dataclass(slots=True, kw_only=True)
-class Folder:
-    """A data folder and its rows.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A usable sample and its location.
 
     Attributes:
-        path: Path, as passed by the caller.
-        label: Short name used in findings.
-        reference: Whether the folder is used for comparison only.
-        samples: The usable rows.
-        bad: The unusable rows.
-        info: Content of the folder's `info.json`.
-        splits: Names of the splits in the samples, in order of appearance.
+        part: Name of the part: the folder, or one of its splits if it has several.
+        sample: The sample.
+        folder: Path of the data folder.
+        source: Name and source from `info.json`. Equal subject names from different sources count as different
+            subjects. For a user's own questions the name is empty, because `info.json` then stores only the file format
+            as the name.
+        reference: Whether the sample is used for comparison only.
     """
 
-    path: Path
-    label: str
-    reference: bool
-    samples: list[Sample]
-    bad: list[findings.BadRow]
-    info: dict[str, Any]
-    splits: tuple[str, ...]
+    part: str
+    sample: Sample
+    folder: Path
+    source: tuple[str, str]
+    reference: bool = False
 
     @property
-    def source(self) -> tuple[str, str]:
-        """Name and source from `info.json`. Equal subject names from different sources count as different subjects.
+    def place(self) -> Place:
+        """Location of the question."""
+        return Place(self.part, self.sample.id, self.sample.images[0] if self.sample.images else "")
 
-        For a user's own questions the name is empty, because `info.json` then stores only the file format as the name.
-        """
-        source = str(self.info.get("source", ""))
-        return "" if source == YOUR_OWN else str(self.info.get("name", "")), source
-
-    def part_of(self, sample: Sample) -> str:
-        """Name of the part that a sample belongs to: the folder, or the split if the folder has several."""
-        return f"{self.label}/{sample.split or 'no split'}" if len(self.splits) > 1 else self.label
-
-    def parts(self) -> list[findings.Part]:
-        """List the splits of the folder if it has several; otherwise the folder itself as the only part."""
-        several = len(self.splits) > 1
-        groups: dict[tuple[str, str], list[Sample]] = {} if several else {(self.label, ""): self.samples}
-        for sample in self.samples if several else ():
-            groups.setdefault((self.part_of(sample), sample.split), []).append(sample)
-        return [
-            findings.Part(
-                name=name,
-                folder=str(self.path),
-                split=split,
-                reference=self.reference,
-                samples=len(samples),
-                images=len({image for sample in samples for image in sample.images}),
-                without_image=sum(not sample.images for sample in samples),
-                open_questions=sum(not sample.options for sample in samples),
-                options=_counts(len(sample.options) for sample in samples if sample.options),
-                modalities=_counts(sample.modality for sample in samples),
-                question_types=_counts(sample.question_type for sample in samples),
-            )
-            for (name, split), samples in groups.items()
-        ]
-
-    def images(self) -> Iterator[tuple[Path, str]]:
-        """Data folder and relative path of each image, as input for `examine`."""
-        return ((self.path, name) for sample in self.samples for name in sample.images)
-
-    def uses(self) -> list[Use]:
-        """List every image once for each part that uses it, in order of appearance."""
-        uses: dict[tuple[str, str], Use] = {}
-        for sample in self.samples:
-            for number, name in enumerate(sample.images, start=1):
-                place = findings.Place(self.part_of(sample), sample.id, name, number if len(sample.images) > 1 else 0)
-                use = uses.setdefault((place.part, name), Use(place=place, file=self.path / name))
-                if sample.subject:
-                    use.subjects.add((*self.source, sample.subject))
-        return list(uses.values())
+    @property
+    def files(self) -> list[Path]:
+        """Paths of the images."""
+        return [self.folder / name for name in self.sample.images]
 
 
-def read_rows(path: Path, label: str, *, reference: bool = False) -> Folder:
-    """Read the usable rows of a data folder, and collect the faults of the others.
+def _entries(
+    path: Path, label: str, samples: Sequence[Sample], info: Info, *, splits: bool = True, reference: bool = False
+) -> list[Entry]:
+    """Locate the samples of a folder. With `splits`, each of several splits becomes a part of its own."""
+    several = splits and len({sample.split for sample in samples}) > 1
+    origin = str(info.get("source", ""))
+    source = "" if origin == YOUR_OWN else str(info.get("name", "")), origin
+    names = [f"{label}/{sample.split or 'no split'}" if several else label for sample in samples]
+    return [
+        Entry(part=name, sample=sample, folder=path, source=source, reference=reference)
+        for name, sample in zip(names, samples, strict=True)
+    ]
 
-    Args:
-        path: The data folder.
-        label: Short name of the folder in findings.
-        reference: Whether the folder is used for comparison only.
 
-    Returns:
-        The folder. Its bad rows are all rows that `read_folder` would reject.
+def _parts(path: Path, label: str, entries: Sequence[Entry], *, reference: bool) -> list[Part]:
+    groups: dict[str, list[Sample]] = {} if entries else {label: []}
+    for entry in entries:
+        groups.setdefault(entry.part, []).append(entry.sample)
+    return [
+        Part(
+            name=name,
+            folder=str(path),
+            split="" if name == label else samples[0].split,
+            reference=reference,
+            samples=len(samples),
+            images=len({image for sample in samples for image in sample.images}),
+            without_image=sum(not sample.images for sample in samples),
+            open_questions=sum(not sample.options for sample in samples),
+            options=_counts(len(sample.options) for sample in samples if sample.options),
+            modalities=_counts(sample.modality for sample in samples),
+            question_types=_counts(sample.question_type for sample in samples),
+        )
+        for name, samples in groups.items()
+    ]
 
-    Raises:
-        UserError: `samples.jsonl` is missing, or `samples.jsonl` or `info.json` cannot be read.
-    """
+
+def _counts(values: Iterable[Value]) -> dict[Value, int]:
+    return dict(sorted(Counter(values).items()))
+
+
+def _read_rows(path: Path, label: str) -> tuple[list[Sample], list[BadRow]]:
+    """Read the usable rows of a data folder, and list the rows that `read_folder` would reject."""
     file = path / SAMPLES
     if not file.is_file():
         raise UserError(f"{file}: no such file; give a data folder, as 'medvlm-r1 data import' makes it")
-    bad: list[findings.BadRow] = []
+    bad: list[BadRow] = []
 
     def add_bad(number: int, error: ValueError | str, row: dict[str, Any]) -> None:
         options, answer, reason = row.get("options"), row.get("answer"), str(error)
         no_option = isinstance(options, list) and options and isinstance(answer, str) and answer not in options
         if len(reason) > _LONGEST_REASON:
             reason = reason[:_LONGEST_REASON] + " ..."
-        bad.append(
-            findings.BadRow(file=f"{label}/{SAMPLES}", row=number, kind="answer" if no_option else "row", reason=reason)
-        )
+        bad.append(BadRow(file=f"{label}/{SAMPLES}", row=number, kind="answer" if no_option else "row", reason=reason))
 
-    info, samples = read_info(path), read_samples(file, add_bad)
-    splits = tuple(dict.fromkeys(sample.split for sample in samples))
-    return Folder(path=path, label=label, reference=reference, samples=samples, bad=bad, info=info, splits=splits)
+    return read_samples(file, add_bad), bad
 
 
-def _counts(values: Iterable[Value]) -> dict[Value, int]:
-    return dict(sorted(Counter(values).items()))
+def _image_uses(entries: Sequence[Entry]) -> list[Use]:
+    """List every image once for each part that uses it, in order of appearance."""
+    uses: dict[tuple[str, str], Use] = {}
+    for entry in entries:
+        images = entry.sample.images
+        for number, name in enumerate(images, start=1):
+            place = Place(entry.part, entry.sample.id, name, number if len(images) > 1 else 0)
+            use = uses.setdefault((entry.part, name), Use(place=place, file=entry.folder / name))
+            if entry.sample.subject:
+                use.subjects.add((*entry.source, entry.sample.subject))
+    return list(uses.values())
 
 
 def plain(text: str) -> str:
@@ -146,111 +137,74 @@ def plain(text: str) -> str:
     return words.rstrip(" .?!:") or words
 
 
-def find_repeated(folders: Sequence[Folder], prints: Mapping[Path, Fingerprint]) -> list[findings.Question]:
-    """Find questions that occur several times with the same images and the same options in any order.
-
-    Args:
-        folders: Folders to search.
-        prints: Fingerprints of the image files that can be displayed. Other files are identified by name.
-
-    Returns:
-        The repeated questions. Questions that occur only in reference folders, or whose image the source does not name,
-        are excluded.
-    """
-    groups: dict[Hashable, list[tuple[Folder, Sample]]] = {}
-    for folder in folders:
-        for sample in folder.samples:
-            if not sample.unnamed_image:
-                files = {name: folder.path / name for name in sample.images}
-                images = tuple(prints[file].pixels if file in prints else (name,) for name, file in files.items())
-                options = tuple(sorted(map(plain, sample.options)))
-                groups.setdefault((images, plain(sample.question), options), []).append((folder, sample))
+def _find_repeated(entries: Sequence[Entry], prints: Mapping[Path, Fingerprint]) -> list[Question]:
+    """Find questions that occur several times with the same images and the same options in any order."""
+    groups: dict[Hashable, list[Entry]] = {}
+    for entry in entries:
+        sample = entry.sample
+        if not sample.unnamed_image:
+            files = zip(sample.images, entry.files, strict=True)
+            images = tuple(prints[file].pixels if file in prints else (name,) for name, file in files)
+            options = tuple(sorted(map(plain, sample.options)))
+            groups.setdefault((images, plain(sample.question), options), []).append(entry)
     questions = []
     for group in groups.values():
-        if len(group) > 1 and not all(folder.reference for folder, _ in group):
+        if len(group) > 1 and not all(entry.reference for entry in group):
             answers: dict[str, str] = {}
-            for _, sample in group:
-                answers.setdefault(plain(sample.answer), sample.answer)
-            question = findings.Question(
-                places=findings.Listed.of(_place(folder, sample) for folder, sample in group),
-                parts=tuple(dict.fromkeys(folder.part_of(sample) for folder, sample in group)),
-                question=group[0][1].question,
+            for entry in group:
+                answers.setdefault(plain(entry.sample.answer), entry.sample.answer)
+            question = Question(
+                places=Listed.of([entry.place for entry in group]),
+                parts=tuple(dict.fromkeys(entry.part for entry in group)),
+                question=group[0].sample.question,
                 answers=tuple(answers.values()),
             )
             questions.append(question)
     return questions
 
 
-def find_shared_subjects(
-    folders: Sequence[Folder],
-) -> tuple[findings.Listed[findings.SharedSubject], set[tuple[str, str]]]:
-    """Find subjects and volumes with samples in several parts.
-
-    A volume is found even if its samples name different subjects. If `info.json` of two folders has different names or
-    sources, equal subject names count as different subjects.
-
-    Returns:
-        The shared subjects and volumes, and the part and id of each of their samples.
-    """
-    samples = [(folder, sample) for folder in folders for sample in folder.samples]
+def _find_shared_subjects(entries: Sequence[Entry]) -> tuple[list[SharedSubject], set[int]]:
+    """Find subjects and volumes with samples in several parts, and the indices of their entries."""
     shared, touched = [], set()
-    for positions in grouped([[(folder.source, tie) for tie in ties(sample)] for folder, sample in samples]):
-        group = [samples[position] for position in positions]
-        places: dict[str, findings.Place] = {}
-        for folder, sample in group:
-            places.setdefault(folder.part_of(sample), _place(folder, sample))
-        if len(places) > 1 and not all(folder.reference for folder, _ in group):
-            touched |= {(folder.part_of(sample), sample.id) for folder, sample in group}
-            shared.append(findings.SharedSubject(places=tuple(places.values()), samples=len(group)))
-    return findings.Listed.of(shared), touched
+    for indices in grouped([[(entry.source, tie) for tie in ties(entry.sample)] for entry in entries]):
+        group = [entries[index] for index in indices]
+        places: dict[str, Place] = {}
+        for entry in group:
+            places.setdefault(entry.part, entry.place)
+        if len(places) > 1 and not all(entry.reference for entry in group):
+            touched.update(indices)
+            shared.append(SharedSubject(places=tuple(places.values()), samples=len(group)))
+    return shared, touched
 
 
-def count_touched(
-    folders: Sequence[Folder],
+def _count_touched(
+    entries: Sequence[Entry],
     prints: Mapping[Path, Fingerprint],
     near_parts: Mapping[str, set[str]],
-    subjects: Collection[tuple[str, str]],
-) -> tuple[findings.Touched, ...]:
-    """Count the questions of each part that share an image, a near-duplicate, or a subject with another part.
-
-    Args:
-        folders: Folders to search.
-        prints: Fingerprints of the image files that can be displayed. Images of a single color count as shared only if
-            they are the same file.
-        near_parts: For each image, identified by the hash of its pixels, the parts that contain a near-duplicate of it.
-        subjects: Part and id of each sample whose subject is in several parts.
-
-    Returns:
-        Counts for the parts that contain such questions.
-    """
-    pixels_by_sample: dict[tuple[str, str], list[str]] = {}
+    subjects: Collection[int],
+) -> tuple[Touched, ...]:
+    """Count the questions of each part that share an image, a near-duplicate, or a subject with another."""
+    files = [[file for file in entry.files if file in prints] for entry in entries]
+    # All images of one color look the same, so they count as shared only if they are the same file.
+    images = [[str(file) if prints[file].blank else prints[file].pixels for file in row] for row in files]
     parts: dict[str, set[str]] = {}
-    for folder in folders:
-        for sample in folder.samples:
-            files = [folder.path / name for name in sample.images]
-            # All images of one color look the same, so they count as shared only if they are the same file.
-            pixels = [str(file) if prints[file].blank else prints[file].pixels for file in files if file in prints]
-            part = folder.part_of(sample)
-            pixels_by_sample[part, sample.id] = pixels
-            for image in pixels:
-                parts.setdefault(image, set()).add(part)
+    for entry, pixels in zip(entries, images, strict=True):
+        for image in pixels:
+            parts.setdefault(image, set()).add(entry.part)
     counts: dict[str, Counter[str]] = {}
-    for (part, id), pixels in pixels_by_sample.items():
+    for index, (entry, pixels) in enumerate(zip(entries, images, strict=True)):
         kinds = {
-            "picture": any(parts[image] - {part} for image in pixels),
-            "near": any(near_parts.get(image, set()) - {part} for image in pixels),
-            "subject": (part, id) in subjects,
+            "picture": any(parts[image] - {entry.part} for image in pixels),
+            "near": any(near_parts.get(image, set()) - {entry.part} for image in pixels),
+            "subject": index in subjects,
         }
-        counts.setdefault(part, Counter()).update(samples=1, any=int(any(kinds.values())), **kinds)
-    return tuple(
-        findings.Touched(part=part, **{name: count[name] for name in ("samples", "any", "picture", "near", "subject")})
-        for part, count in counts.items()
-        if count["any"]
-    )
+        count = counts.setdefault(entry.part, Counter(picture=0, near=0, subject=0))
+        count.update(samples=1, any=int(any(kinds.values())), **kinds)
+    return tuple(Touched(part=part, **count) for part, count in counts.items() if count["any"])
 
 
-def _place(folder: Folder, sample: Sample) -> findings.Place:
-    return findings.Place(folder.part_of(sample), sample.id, sample.images[0] if sample.images else "")
+def _fingerprints(results: Mapping[Path, Fingerprint | str | None]) -> dict[Path, Fingerprint]:
+    return {file: result for file, result in results.items() if isinstance(result, Fingerprint)}
 
 
 def check_folders(
@@ -261,7 +215,7 @@ def check_folders(
     allow_near: bool = False,
     refuses: Refuses | None = None,
     progress: Progress = no_progress,
-) -> findings.Check:
+) -> Check:
     """Check data folders individually and against each other.
 
     If a folder contains several splits, each split is checked as a separate part.
@@ -288,57 +242,60 @@ def check_folders(
     if not folders:
         raise UsageError("no data folder was given; wanted at least one")
     paths = [Path(path) for path in (*folders, *against)]
-    data_folders = [
-        read_rows(path, label, reference=number >= len(folders))
-        for number, (path, label) in enumerate(zip(paths, telling_names(paths), strict=True))
-    ]
-    parts = [part for folder in data_folders for part in folder.parts()]
-    uses = [use for folder in data_folders for use in folder.uses()]
+    parts: list[Part] = []
+    entries: list[Entry] = []
+    bad: list[BadRow] = []
+    infos: dict[str, Info] = {}
+    file_name_subjects = 0
+    for number, (path, label) in enumerate(zip(paths, telling_names(paths), strict=True)):
+        reference = number >= len(folders)
+        samples, bad_rows = _read_rows(path, label)
+        infos[label] = read_info(path)
+        file_name_subjects += count_file_names(samples, infos[label])
+        own = _entries(path, label, samples, infos[label], reference=reference)
+        parts += _parts(path, label, own, reference=reference)
+        entries += own
+        bad += bad_rows
+    uses = _image_uses(entries)
     first = {use.file: use.place for use in reversed(uses)}
-    results = examine((image for folder in data_folders for image in folder.images()), progress)
+    results = examine(((entry.folder, name) for entry in entries for name in entry.sample.images), progress)
     prints = _fingerprints(results)
-    references = {part.name: part.reference for part in parts}
-    sharing, near_parts = compare(uses, prints, references, near=near, progress=progress)
-    shared_subjects, subjects = find_shared_subjects(data_folders)
-    questions = find_repeated(data_folders, prints)
+    checked = {part.name for part in parts if not part.reference}
+    sharing, near_parts = compare(uses, prints, checked, near=near, progress=progress)
+    shared_subjects, subjects = _find_shared_subjects(entries)
+    questions = _find_repeated(entries, prints)
     repeated = [question for question in questions if len(question.answers) == 1]
-    bad = [row for folder in data_folders for row in folder.bad]
-    unnamed = [
-        findings.Place(folder.part_of(s), s.id) for folder in data_folders for s in folder.samples if s.unnamed_image
-    ]
-    unreadable = [findings.BadImage(first[file], result) for file, result in results.items() if isinstance(result, str)]
-    return findings.Check(
+    missing = [first[file] for file, result in results.items() if result is None]
+    unnamed = [entry.place for entry in entries if entry.sample.unnamed_image]
+    unreadable = [BadImage(first[file], result) for file, result in results.items() if isinstance(result, str)]
+    return Check(
         parts=tuple(parts),
         images=len(results),
-        bad_rows=findings.Listed.of(bad),
+        bad_rows=Listed.of(bad),
         answers_not_options=sum(row.kind == "answer" for row in bad),
-        missing=findings.Listed.of([*(first[file] for file, result in results.items() if result is None), *unnamed]),
-        unreadable=findings.Listed.of(unreadable),
-        unfit=findings.Listed.of(_unfit(uses, prints, refuses)) if refuses else findings.Listed(),
-        contradictory=findings.Listed.of(question for question in questions if len(question.answers) > 1),
-        repeated_between=findings.Listed.of(question for question in repeated if len(question.parts) > 1),
-        repeated_within=findings.Listed.of(question for question in repeated if len(question.parts) == 1),
-        shared_subjects=shared_subjects,
+        missing=Listed.of([*missing, *unnamed]),
+        unreadable=Listed.of(unreadable),
+        unfit=Listed.of(_unfit(uses, prints, refuses) if refuses else []),
+        contradictory=Listed.of([question for question in questions if len(question.answers) > 1]),
+        repeated_between=Listed.of([question for question in repeated if len(question.parts) > 1]),
+        repeated_within=Listed.of([question for question in repeated if len(question.parts) == 1]),
+        shared_subjects=Listed.of(shared_subjects),
         sharing=sharing,
-        touched=count_touched(data_folders, prints, near_parts, subjects),
-        file_name_subjects=sum(count_file_names(folder.samples, folder.info) for folder in data_folders),
-        unlike_subjects=unlike_subjects({folder.label: folder.info for folder in data_folders}),
+        touched=_count_touched(entries, prints, near_parts, subjects),
+        file_name_subjects=file_name_subjects,
+        unlike_subjects=unlike_subjects(infos),
         near_distance=near,
         allow_near=allow_near,
     )
 
 
-def _unfit(uses: Sequence[Use], prints: Mapping[Path, Fingerprint], refuses: Refuses) -> Iterator[findings.BadImage]:
-    """Yield the images that a model cannot process, once for each part that uses them."""
-    for use in uses:
-        if use.file in prints:
-            width, height = prints[use.file].size
-            if reason := refuses((width, height)):
-                yield findings.BadImage(use.place, f"{width} x {height} pixels: {reason}")
-
-
-def _fingerprints(results: Mapping[Path, Fingerprint | str | None]) -> dict[Path, Fingerprint]:
-    return {file: result for file, result in results.items() if isinstance(result, Fingerprint)}
+def _unfit(uses: Sequence[Use], prints: Mapping[Path, Fingerprint], refuses: Refuses) -> list[BadImage]:
+    """List the images that a model cannot process, once for each part that uses them."""
+    sizes = [(use.place, prints[use.file].size) for use in uses if use.file in prints]
+    reasons = [(place, size, refuses(size)) for place, size in sizes]
+    return [
+        BadImage(place, f"{width} x {height} pixels: {reason}") for place, (width, height), reason in reasons if reason
+    ]
 
 
 def warn_of_overlap(
@@ -358,18 +315,18 @@ def warn_of_overlap(
         The warning; None if there is no reason for one.
 
     Raises:
-        UserError: A folder cannot be read.
+        UserError: The `info.json` of a folder cannot be read.
     """
-    folders = []
-    for path, label, samples in ((train, _TRAIN, train_samples), (evaluation, _EVAL, eval_samples)):
-        folder = read_rows(Path(path), label)
-        folder.samples, folder.splits = list(samples), ()
-        folders.append(folder)
-    prints = _fingerprints(examine(image for folder in folders for image in folder.images()))
-    _, subjects = find_shared_subjects(folders)
-    touched = {part.part: part for part in count_touched(folders, prints, {}, subjects)}
+    infos = {_TRAIN: read_info(train), _EVAL: read_info(evaluation)}
+    entries = [
+        *_entries(Path(train), _TRAIN, train_samples, infos[_TRAIN], splits=False),
+        *_entries(Path(evaluation), _EVAL, eval_samples, infos[_EVAL], splits=False),
+    ]
+    prints = _fingerprints(examine((entry.folder, name) for entry in entries for name in entry.sample.images))
+    _, subjects = _find_shared_subjects(entries)
+    touched = {part.part: part for part in _count_touched(entries, prints, {}, subjects)}
     if _EVAL not in touched:
-        unlike = unlike_subjects({folder.label: folder.info for folder in folders})
+        unlike = unlike_subjects(infos)
         return f"Warning: {unlike}" if unlike else None
     counts = [
         f"{part.any} of {part.samples} questions of {name} (the same image {part.picture}, the same subject "

@@ -5,7 +5,6 @@ elements listed in `dicom_header` are read. The only header texts in messages an
 standard.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,9 +62,9 @@ def _decode(path: Path, header: Header) -> tuple[Array, tuple[str, ...]]:
     """Decode the frame, and return it with warnings about the length of the pixel data."""
     warnings: tuple[str, ...] = ()
     if header.syntax.is_encapsulated:
-        check_codestream(path, header)
+        _check_codestream(path, header)
     else:
-        warnings = check_length(path, header)
+        warnings = _check_length(path, header)
     # Use a fixed decoder for each syntax, so that the pixels do not depend on the installed packages. pydicom might
     # otherwise choose GDCM, which ends the process on some damaged files, or pylibjpeg's RLE decoder, whose panics are
     # not caught by `except Exception`.
@@ -79,52 +78,58 @@ def _decode(path: Path, header: Header) -> tuple[Array, tuple[str, ...]]:
 
 
 def _picture(path: Path, header: Header, pixels: Array, view: View, warnings: tuple[str, ...]) -> Picture:
-    note = ImageNote(
-        format="DICOM",
-        size=(0, 0),
-        frame=header.frame,
-        frames=header.frames,
-        inverted=header.colour == "MONOCHROME1",
-        burned_in=header.burned_in,
-        colour=None if header.colour in (*_GREY, "RGB") else f"{header.colour} to RGB",
-    )
+    window: Window | None = None
+    colour = None if header.colour in (*_GREY, "RGB") else f"{header.colour} to RGB"
+    gray_warnings: tuple[str, ...] = ()
     if header.colour in _GREY and pixels.ndim == 2:
-        pixels, note = _grey(path, header, pixels, view, note)
+        pixels, window, gray_warnings = _grey(path, header, pixels, view)
     elif view.window is not None:
         raise UsageError(f"{path}: a window can be chosen for a gray image only; this one is in color")
     elif header.colour == _PALETTE:
-        pixels, note = _palette(path, header, pixels), replace(note, colour="palette to RGB")
+        pixels, colour = _palette(path, header, pixels), "palette to RGB"
     elif pixels.dtype != np.uint8 or header.bits != 8:
         white = 2**header.bits - 1
         pixels = windowing.to_bytes(pixels * (255 / white))
-        note = replace(note, window=Window.full(0, white, "value", f"of {header.bits} bits"))
+        window = Window.full(0, white, "value", f"of {header.bits} bits")
     # Height and width of a pixel, from the first element that has both.
     sides = ((header.number(keyword, 0), header.number(keyword, 1)) for keyword in _SPACINGS)
     height, width = next(((h, w) for h, w in sides if h is not None and w is not None), (1.0, 1.0))
     smooth = header.colour != _PALETTE and header.elements.BitsAllocated != 1
     image = Image.fromarray(pixels).convert("RGB")
     image, aspect, spacing_warnings = windowing.isotropic_resample(path, image, height, width, smooth=smooth)
-    warnings = (*note.warnings, *spacing_warnings, *warnings, *header.warnings, *_warnings(header))
-    return Picture(image=image, note=replace(note, size=image.size, aspect=aspect, warnings=warnings))
+    note = ImageNote(
+        format="DICOM",
+        size=image.size,
+        window=window,
+        frame=header.frame,
+        frames=header.frames,
+        inverted=header.colour == "MONOCHROME1",
+        aspect=aspect,
+        colour=colour,
+        burned_in=header.burned_in,
+        warnings=(*gray_warnings, *spacing_warnings, *warnings, *header.warnings, *_warnings(header)),
+    )
+    return Picture(image=image, note=note)
 
 
-def _grey(path: Path, header: Header, pixels: Array, view: View, note: ImageNote) -> tuple[Array, ImageNote]:
+def _grey(path: Path, header: Header, pixels: Array, view: View) -> tuple[Array, Window | None, tuple[str, ...]]:
+    """Gray levels, the window (None if all pixels are padding), and warnings."""
     unique = windowing.unique_values(pixels)
     inside = np.isfinite(unique.values) & ~_is_padding(header, unique.values)
     # Padding is not part of the picture. It is black, regardless of the window and the photometric interpretation.
     table = np.zeros(unique.values.shape, dtype=np.uint8)
     if not inside.any():
-        return table[unique.index], replace(note, warnings=("All pixels are padding.",))
+        return table[unique.index], None, ("All pixels are padding.",)
     values, counts = apply_modality_lut(unique.values[inside], header.elements), unique.counts[inside]
     if not np.isfinite(values).all():
         raise UserError(f"{path}: its rescale slope or intercept is not a usable number; copy the file again")
-    shade, window, warnings = show_grey(path, header, view.window, values, counts)
-    table[inside] = 255 - shade if note.inverted else shade
+    shade, window, warnings = _show_grey(path, header, view.window, values, counts)
+    table[inside] = 255 - shade if header.colour == "MONOCHROME1" else shade
     # A rescale slope of 0 maps all pixels to one value, which may lie outside the window.
     present = values[counts > 0]
     if window.width == 0 or (present.size > 1 and np.ptp(present) == 0):
         warnings = ("All pixels have the same value.", *warnings)
-    return table[unique.index], replace(note, window=window, warnings=warnings)
+    return table[unique.index], window, warnings
 
 
 def _is_padding(header: Header, values: Array) -> Array:
@@ -190,27 +195,10 @@ _CT_PRESETS = {
 }
 
 
-def show_grey(
+def _show_grey(
     path: Path, header: Header, requested: str | None, values: Array, counts: Array
 ) -> tuple[Array, Window, tuple[str, ...]]:
-    """Map values to gray through the requested window, the stored one, or the modality's default.
-
-    A stored or default window is replaced by the percentile window if it makes practically all pixels black or white.
-
-    Args:
-        path: File named in error messages.
-        header: Header of the file.
-        requested: The requested window; None if none was requested.
-        values: Unique values after the modality transformation, without padding, shape (n,).
-        counts: Number of pixels with each value, shape (n,).
-
-    Returns:
-        Gray levels (uint8, shape (n,)), the window that was used, and warnings for the note.
-
-    Raises:
-        UserError: As for `choose_window`.
-        UsageError: As for `choose_window`.
-    """
+    """Map values to gray by the requested window, the stored one, or the modality's default; add warnings."""
     bits = header.bits
     full = Window.full(*header.value_range, header.unit, f"of {bits} bits") if bits <= 8 else None
     default = full if header.modality != "MR" else None
@@ -270,20 +258,8 @@ _J2K_START = b"\xff\x4f\xff\x51"
 _FRAME_MARKERS = (*(m for m in range(0xC0, 0xD0) if m not in (0xC4, 0xC8, 0xCC)), 0xF7)
 
 
-def check_length(path: Path, header: Header) -> tuple[str, ...]:
-    """Compare the length of uncompressed pixel data with the header.
-
-    Args:
-        path: A path or an `InMemoryFile`.
-        header: Header of the file.
-
-    Returns:
-        A warning if padding follows the pixels; otherwise empty.
-
-    Raises:
-        UserError: There are too few bytes, the bytes after the pixels are not all 0 (padding is 0), or the pixels are
-            compressed and the header does not name the compression.
-    """
+def _check_length(path: Path, header: Header) -> tuple[str, ...]:
+    """Compare the length of uncompressed pixel data with the header; return a warning about padding."""
     wanted = get_expected_length(header.elements)
     if header.whole:
         data = next(bytes(header.elements[keyword].value) for keyword in PIXELS if keyword in header.elements)
@@ -315,12 +291,8 @@ def check_length(path: Path, header: Header) -> tuple[str, ...]:
     return (f"{length - wanted} bytes of padding follow the pixels.",)
 
 
-def check_codestream(path: Path, header: Header) -> None:
-    """Reject a compressed frame whose width and height differ from the header.
-
-    Raises:
-        UserError: The sizes differ.
-    """
+def _check_codestream(path: Path, header: Header) -> None:
+    """Reject a compressed frame whose width and height differ from the header."""
     if header.syntax == RLELossless:
         return  # has no size of its own
     elements = header.elements

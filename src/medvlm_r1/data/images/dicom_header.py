@@ -144,7 +144,7 @@ class Header:
 
     def number(self, keyword: str, index: int = 0) -> float | None:
         """Value of an element at `index`, as a float; None if it is absent, empty or not a number."""
-        return first_number(self.elements, keyword, index)
+        return _first_number(self.elements, keyword, index)
 
 
 def read_header(path: Path, view: View) -> Header:
@@ -175,20 +175,20 @@ def read_header(path: Path, view: View) -> Header:
         with LengthCheckedReader(path) as file:
             elements = dcmread(file, specific_tags=[*TAGS, *PIXELS], force=True)
         has_pixels = any(keyword in elements for keyword in PIXELS)
-    empty = drop_empty(elements)
+    empty = _drop_empty(elements)
     _check_elements(path, elements, has_pixels)
     _check_syntax(path, syntax)
     check_pixels(path, elements.Columns, elements.Rows)
     frames = int(elements.get("NumberOfFrames") or 1)
     frame = check_frame(path, view.frame, frames)
-    lift_groups(elements, frame)
+    _lift_groups(elements, frame)
     if named is None:
         # pydicom takes the byte order of lookup tables from this element.
         elements.file_meta.TransferSyntaxUID = syntax
     warnings = (
-        *drop_exposure_table(elements),
-        *complete_rescale(elements, empty),
-        *read_tables(elements, little=syntax.is_little_endian),
+        *_drop_exposure_table(elements),
+        *_complete_rescale(elements, empty),
+        *_read_tables(elements, little=syntax.is_little_endian),
     )
     return Header(elements, syntax, frame, frames, pixels_at, whole, warnings)
 
@@ -206,11 +206,7 @@ def _named_syntax(path: Path) -> UID | None:
 
 
 def _check_inflated(path: Path, start: int) -> None:
-    """Reject a deflated file whose content exceeds `MAX_INFLATED` bytes.
-
-    A deflated file of a megabyte may hold a gigabyte. It is inflated in blocks here, because pydicom inflates it at
-    once.
-    """
+    """Reject a deflated file whose content exceeds `MAX_INFLATED` bytes, which pydicom would inflate at once."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     size = 0
     with LengthCheckedReader(path) as file:
@@ -275,7 +271,7 @@ def _kind(elements: Dataset) -> str:
     return ""
 
 
-def first_number(elements: Dataset, keyword: str, index: int = 0) -> float | None:
+def _first_number(elements: Dataset, keyword: str, index: int = 0) -> float | None:
     """Value of an element at `index`, as a float; None if it is absent, empty or not a number."""
     value = elements.get(keyword)
     if value is None or isinstance(value, str):
@@ -291,7 +287,7 @@ def code_of(elements: Dataset, keyword: str) -> str:
     return str(elements.get(keyword) or "").strip().upper()
 
 
-def drop_empty(elements: Dataset) -> set[str]:
+def _drop_empty(elements: Dataset) -> set[str]:
     """Remove elements without a value, which pydicom would treat as present, and return their keywords."""
     dropped = set()
     for tag in list(elements.keys()):
@@ -302,13 +298,13 @@ def drop_empty(elements: Dataset) -> set[str]:
     return dropped
 
 
-def lift_groups(elements: Dataset, frame: int) -> None:
+def _lift_groups(elements: Dataset, frame: int) -> None:
     """Copy rescale, window and spacing of a frame to the top level of an enhanced object, as in older objects."""
     shared, per_frame = (elements.get(keyword) or [] for keyword in _FUNCTIONAL_GROUPS)
     for group in (*shared[:1], *per_frame[frame : frame + 1]):
         for sequence, keywords in _GROUPS.items():
             for item in (group.get(sequence) or [])[:1]:
-                drop_empty(item)
+                _drop_empty(item)
                 for keyword in keywords:
                     if keyword in item:
                         setattr(elements, keyword, item[keyword].value)
@@ -317,11 +313,8 @@ def lift_groups(elements: Dataset, frame: int) -> None:
             del elements[keyword]
 
 
-def drop_exposure_table(elements: Dataset) -> tuple[str, ...]:
-    """Remove the modality lookup table of an angiogram or fluoroscopy if it may convert values back to exposure.
-
-    Such a table is not meant for display (PS3.3 C.8.7.1.1.2). A warning is returned if a table was removed.
-    """
+def _drop_exposure_table(elements: Dataset) -> tuple[str, ...]:
+    """Remove a modality lookup table that converts to exposure and is not for display (PS3.3 C.8.7.1.1.2)."""
     relation = code_of(elements, "PixelIntensityRelationship")
     xray = code_of(elements, "Modality") in ("XA", "XRF") and relation in ("LOG", "DISP")
     if not xray or "ModalityLUTSequence" not in elements:
@@ -330,16 +323,9 @@ def drop_exposure_table(elements: Dataset) -> tuple[str, ...]:
     return (f"The modality lookup table is not for display (pixel intensity relationship {relation}): not applied.",)
 
 
-def complete_rescale(elements: Dataset, empty: set[str]) -> tuple[str, ...]:
-    """Set a missing slope to 1 or a missing intercept to 0, and return warnings.
-
-    pydicom applies a rescale only if both numbers are present.
-
-    Args:
-        elements: Header elements.
-        empty: Keywords of the elements that were removed because they were empty.
-    """
-    numbers = {keyword: first_number(elements, keyword) for keyword in _RESCALE}
+def _complete_rescale(elements: Dataset, empty: set[str]) -> tuple[str, ...]:
+    """Set a missing slope to 1 or intercept to 0, because pydicom needs both; return warnings."""
+    numbers = {keyword: _first_number(elements, keyword) for keyword in _RESCALE}
     given = set(numbers.values()) != {None}
     warnings = []
     for keyword, neutral in _RESCALE.items() if given or empty & _RESCALE.keys() else ():
@@ -352,13 +338,8 @@ def complete_rescale(elements: Dataset, empty: set[str]) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def read_tables(elements: Dataset, *, little: bool) -> tuple[str, ...]:
-    """Unpack the lookup tables, and remove those without a descriptor or data. Return warnings.
-
-    Args:
-        elements: Header elements.
-        little: Whether the file is little endian.
-    """
+def _read_tables(elements: Dataset, *, little: bool) -> tuple[str, ...]:
+    """Unpack the lookup tables, and remove those without a descriptor or data; return warnings."""
     warnings = []
     for keyword, name in {"ModalityLUTSequence": "modality", "VOILUTSequence": "VOI"}.items():
         items = elements.get(keyword)

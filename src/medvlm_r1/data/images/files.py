@@ -78,11 +78,7 @@ class LengthCheckedReader(io.BufferedReader):
     """
 
     def __init__(self, path: Path) -> None:
-        """Open a file.
-
-        Args:
-            path: Path of the file, or an `InMemoryFile`.
-        """
+        """Open a file or an `InMemoryFile`."""
         super().__init__(path.open("rb", buffering=0))
         self._size = path.stat().st_size
 
@@ -137,7 +133,7 @@ _FIRST_REPRESENTATIONS = (b"UL", b"UI", b"OB", b"CS", b"SH", b"DA")
 def sniff_format(path: Path, head: bytes) -> str | None:
     """Detect DICOM or a volume format from the first `HEAD` bytes of a file and its name; None for any other format."""
     name = path.name.lower().removesuffix(".gz")
-    head = unzipped_head(head)
+    head = _unzipped_head(head)
     # Checked first, because the preamble of a DICOM file may contain a TIFF header.
     if head[128:132] == _DICM:
         return "DICOM"
@@ -153,8 +149,8 @@ def sniff_format(path: Path, head: bytes) -> str | None:
     return None
 
 
-def unzipped_head(head: bytes) -> bytes:
-    """Decompress the first bytes of a gzip file; return the first bytes of any other file unchanged."""
+def _unzipped_head(head: bytes) -> bytes:
+    """First bytes of the content of a gzip file; those of any other file unchanged."""
     if not head.startswith(GZIP):
         return head
     try:

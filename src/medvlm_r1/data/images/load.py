@@ -7,7 +7,6 @@ becomes white. Otherwise, a 12-bit radiograph in a 16-bit file would be nearly b
 
 import gzip
 import zlib
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from medvlm_r1.data.images import files
-from medvlm_r1.data.images.picture import (
-    FILE_VIEW,
-    ImageNote,
-    Picture,
-    TooLarge,
-    View,
-    Window,
-    check_frame,
-    check_pixels,
-)
+from medvlm_r1.data.images import files, picture
+from medvlm_r1.data.images.picture import FILE_VIEW, ImageNote, Picture, View, Window, check_frame, check_pixels
 from medvlm_r1.errors import UsageError, UserError
 
 # The readers of these formats unzip the file themselves, so a whole series need not fit in memory.
@@ -38,10 +28,9 @@ _BLOCK = 2**20
 _PHOTOMETRIC = 262
 _MIN_IS_WHITE = 0
 _ORIENTATION = 0x0112
-# EXIF orientations from 2 on; 1 is upright.
-_ROTATIONS = (
-    *("mirrored", "turned by 180 degrees", "flipped", "transposed", "rotated right", "transversed", "rotated left"),
-)
+# EXIF orientations; 1 is upright.
+_ROTATIONS = {2: "mirrored", 3: "turned by 180 degrees", 4: "flipped", 5: "transposed"}
+_ROTATIONS |= {6: "rotated right", 7: "transversed", 8: "rotated left"}
 
 
 def load_picture(path: str | Path, view: View = FILE_VIEW) -> Picture:
@@ -85,7 +74,7 @@ def load_picture(path: str | Path, view: View = FILE_VIEW) -> Picture:
         case "DICOM":
             from medvlm_r1.data.images.dicom import load_dicom as load
         case None:
-            load = load_raster
+            load = _load_raster
         case _:
             from medvlm_r1.data.images.volume import load_volume
 
@@ -119,11 +108,7 @@ def _head(path: Path, size: int = files.HEAD) -> bytes:
 
 
 def _unzipped(path: Path) -> files.InMemoryFile:
-    """Unpack a gzip file in memory, under the file's own name.
-
-    Raises:
-        UserError: The file is damaged, or its content is empty or larger than `MAX_INFLATED`.
-    """
+    """Unpack a gzip file in memory, under the file's own name."""
     data = bytearray()
     try:
         with path.open("rb") as raw, gzip.open(raw) as file:
@@ -138,22 +123,8 @@ def _unzipped(path: Path) -> files.InMemoryFile:
     return files.InMemoryFile.of(bytes(data), str(path))
 
 
-def load_raster(path: Path, view: View) -> Picture:
-    """Decode one raster image.
-
-    Args:
-        path: A PNG, JPEG, TIFF or BMP file.
-        view: Only `frame` can be set, for a file with several frames such as a multi-page TIFF.
-
-    Returns:
-        The picture and its note. The image is rotated upright according to EXIF. Transparent areas are black.
-
-    Raises:
-        UserError: The file has another format, is damaged or truncated, has over 100 megapixels, or has several frames
-            and none was chosen. Signed and floating-point values are also rejected, because they define no black and
-            white. The message names the file.
-        UsageError: The view requests a plane, slice or window.
-    """
+def _load_raster(path: Path, view: View) -> Picture:
+    """Decode one frame of a raster image, upright by EXIF. Transparent areas are black."""
     try:
         # Suppress Pillow's warnings about images below our size limit, and about metadata, which may name a patient.
         with (
@@ -175,23 +146,21 @@ def load_raster(path: Path, view: View) -> Picture:
             if frame:
                 image.seek(frame)
                 check_pixels(path, *image.size)
-            kind = image.format or ""
-            return _to_rgb(path, image, ImageNote(format=kind, size=(0, 0), frame=frame, frames=frames))
+            return _to_rgb(path, image, frame, frames)
     except (UserError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: not a PNG, JPEG, TIFF, BMP, DICOM or NIfTI image; convert it to PNG") from error
     except Image.DecompressionBombError as error:
-        raise TooLarge.of(path, str(error)) from error
+        raise picture.too_large(path, str(error)) from error
     # A damaged file makes Pillow's plug-ins raise nearly anything: OSError, SyntaxError, struct.error, IndexError, ...
     except Exception as error:
         raise UserError(f"{path}: the image is damaged or cut short ({error}); copy it again") from error
 
 
-def _to_rgb(path: Path, image: Image.Image, note: ImageNote) -> Picture:
+def _to_rgb(path: Path, image: Image.Image, frame: int, frames: int) -> Picture:
     white_is_zero = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _MIN_IS_WHITE
-    rotation = dict(enumerate(_ROTATIONS, start=2)).get(image.getexif().get(_ORIENTATION, 1))
-    orientation = f"{rotation} by EXIF" if rotation else None
+    rotation = _ROTATIONS.get(image.getexif().get(_ORIENTATION, 1))
     window, colour = None, None
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith(("I", "F")):
@@ -206,7 +175,16 @@ def _to_rgb(path: Path, image: Image.Image, note: ImageNote) -> Picture:
     rgb = upright.convert("RGB")
     # EXIF and text chunks may name a patient, so they must not be copied into a report with the pixels.
     rgb.info = {}
-    note = replace(note, size=rgb.size, window=window, inverted=white_is_zero, colour=colour, orientation=orientation)
+    note = ImageNote(
+        format=image.format or "",
+        size=rgb.size,
+        window=window,
+        frame=frame,
+        frames=frames,
+        inverted=white_is_zero,
+        colour=colour,
+        orientation=f"{rotation} by EXIF" if rotation else None,
+    )
     return Picture(image=rgb, note=note)
 
 

@@ -154,25 +154,21 @@ class Picture:
     note: ImageNote
 
 
-class TooLarge(UserError):
-    """Error for an image or volume above the size limit."""
-
-    @classmethod
-    def of(cls, path: Path, size: str, what: str = "image") -> Self:
-        """Make the error for an image of the given size."""
-        return cls(
-            f"{path}: the {what} is too large ({size}); at most {MAX_PIXELS // 10**6} megapixels, make it smaller"
-        )
+def too_large(path: Path, size: str, what: str = "image") -> UserError:
+    """Make the error for an image above the pixel limit."""
+    return UserError(
+        f"{path}: the {what} is too large ({size}); at most {MAX_PIXELS // 10**6} megapixels, make it smaller"
+    )
 
 
 def check_pixels(path: Path, width: int, height: int, what: str = "image") -> None:
     """Reject an image above the pixel limit before it is decoded.
 
     Raises:
-        TooLarge: The image has more than `MAX_PIXELS` pixels.
+        UserError: The image has more than `MAX_PIXELS` pixels.
     """
     if width * height > MAX_PIXELS:
-        raise TooLarge.of(path, f"{width} x {height} pixels", what)
+        raise too_large(path, f"{width} x {height} pixels", what)
 
 
 def check_frame(path: Path, frame: int | None, frames: int, advice: str = "") -> int:

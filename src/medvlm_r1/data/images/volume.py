@@ -7,7 +7,6 @@ used from the header.
 """
 
 import gzip
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from PIL import Image
 
 from medvlm_r1.data.images import windowing
 from medvlm_r1.data.images.files import GZIP, InMemoryFile, LengthCheckedReader, guarded, is_nifti, silence_logging
-from medvlm_r1.data.images.picture import ImageNote, Picture, TooLarge, View, Window, check_frame, check_pixels
+from medvlm_r1.data.images.picture import ImageNote, Picture, View, Window, check_frame, check_pixels
 from medvlm_r1.data.images.windowing import Array
 from medvlm_r1.errors import UsageError, UserError
 
@@ -67,7 +66,7 @@ def load_volume(path: Path, view: View, kind: str = "NIfTI") -> Picture:
         UsageError: The window is invalid, or is requested for a color volume.
     """
     with silence_logging():
-        volume = guarded(path, lambda: open_volume(path, kind), f"the {kind} header is damaged")
+        volume = guarded(path, lambda: _open_volume(path, kind), f"the {kind} header is damaged")
         reason = f"the {kind} voxels are damaged or cut short"
         return guarded(path, lambda: _show(path, volume, view, kind), reason)
 
@@ -93,24 +92,27 @@ def _show(path: Path, volume: Volume, view: View, kind: str) -> Picture:
     canonical = nib.apply_orientation(block, orientation).squeeze(_ACROSS[plane])
     # The two remaining axes run right or forward, and forward or up. The picture starts at the right or front, at the
     # top.
-    note = ImageNote(
-        format=kind,
-        size=(0, 0),
-        frame=frame,
-        frames=frames,
-        plane=plane,
-        slice=number,
-        slices=lengths[plane],
-        orientation=f"{_CONVENTION[plane]}; stored {''.join(nib.aff2axcodes(volume.affine))}",
-    )
-    pixels, note = _to_8_bits(path, volume, np.ascontiguousarray(canonical[::-1, ::-1].T), view, note)
+    pixels, window, gray_warnings = _to_8_bits(path, volume, np.ascontiguousarray(canonical[::-1, ::-1].T), view)
     # Rows follow the later of the two world axes in the slice, columns the earlier.
     across, up = (sides[axes[name]] for name in _ACROSS if name != plane)
     image, aspect, spacing_warnings = windowing.isotropic_resample(
         path, Image.fromarray(pixels).convert("RGB"), up, across
     )
-    warnings = (*note.warnings, *spacing_warnings, *_geometry_warnings(volume))
-    return Picture(image=image, note=replace(note, size=image.size, aspect=aspect, warnings=warnings))
+    note = ImageNote(
+        format=kind,
+        size=image.size,
+        window=window,
+        frame=frame,
+        frames=frames,
+        plane=plane,
+        slice=number,
+        slices=lengths[plane],
+        aspect=aspect,
+        colour=None if window else "stored as RGB",
+        orientation=f"{_CONVENTION[plane]}; stored {''.join(nib.aff2axcodes(volume.affine))}",
+        warnings=(*gray_warnings, *spacing_warnings, *_geometry_warnings(volume)),
+    )
+    return Picture(image=image, note=note)
 
 
 def _choose_slice(path: Path, view: View, lengths: dict[str, int], kind: str) -> tuple[str, int]:
@@ -146,12 +148,12 @@ def _read_slice(volume: Volume, axis: int, index: int, frame: int) -> Array:
     return np.stack([plane_of(number).take([index], axis=axis).copy() for number in range(depth)], axis=2)
 
 
-def _to_8_bits(path: Path, volume: Volume, pixels: Array, view: View, note: ImageNote) -> tuple[Array, ImageNote]:
-    """Convert the slice to uint8, and complete the note."""
+def _to_8_bits(path: Path, volume: Volume, pixels: Array, view: View) -> tuple[Array, Window | None, list[str]]:
+    """Convert the slice to uint8. Return it with the window, which is None for a color slice, and warnings."""
     if pixels.dtype.fields:
         if view.window is not None:
             raise UsageError(f"{path}: a window can be chosen for a gray volume only; this one is in color")
-        return np.stack([pixels[name] for name in "RGB"], axis=-1), replace(note, colour="stored as RGB")
+        return np.stack([pixels[name] for name in "RGB"], axis=-1), None, []
     if pixels.dtype.kind not in "iuf":
         raise UserError(f"{path}: its voxels are not real numbers; take their magnitude or phase first")
     unique = windowing.unique_values(pixels)
@@ -169,7 +171,7 @@ def _to_8_bits(path: Path, volume: Volume, pixels: Array, view: View, note: Imag
             warnings.append("All voxels of the slice have the same value.")
     if window.name in windowing.PRESETS:
         warnings.append("The file does not say what its values are: they were taken for Hounsfield units.")
-    return table[unique.index], replace(note, window=window, warnings=tuple(warnings))
+    return table[unique.index], window, warnings
 
 
 def _display_range(volume: Volume) -> Window | None:
@@ -196,17 +198,8 @@ def _geometry_warnings(volume: Volume) -> list[str]:
     return warnings
 
 
-def open_volume(path: Path, kind: str) -> Volume:
-    """Check the header of a volume, then open it without reading the voxels. Only MINC voxels are read immediately.
-
-    Args:
-        path: Path of the file. For a format with two files, either file.
-        kind: The format: NIfTI, MGH, MINC, AFNI or PAR/REC.
-
-    Raises:
-        UserError: The file is damaged or truncated, has a shape that cannot be shown, or one of two files is missing.
-        TooLarge: The volume exceeds 8 GB, or 2 GB for an upload.
-    """
+def _open_volume(path: Path, kind: str) -> Volume:
+    """Check the header of a volume, and open it. Only the voxels of MINC are read immediately."""
     if kind == "MINC":
         return _open_minc(path)
     if kind in ("AFNI", "PAR/REC"):
@@ -240,10 +233,7 @@ def _open_minc(path: Path) -> Volume:
 
 
 def _open_pair(path: Path, image_class: Any) -> Volume:
-    """Open a volume stored as a header and a voxel file of the same name in one folder.
-
-    The other file must not be a symbolic link.
-    """
+    """Open a volume whose header and voxels are two files in one folder. The other file must not be a link."""
     if isinstance(path, InMemoryFile):
         raise UserError(
             f"{path}: one of the two files of a volume; give the path of one, with the other in the same folder"
@@ -271,11 +261,7 @@ def _is_zipped(path: Path) -> bool:
 
 
 def _stream(path: Path) -> Any:
-    """Open a file for reading, through gzip if it is compressed.
-
-    The stream stays open because a sagittal slice is read plane by plane. Otherwise, a .gz file would be inflated from
-    its start for each plane.
-    """
+    """Open a file, through gzip if compressed. One stream serves all planes, so a .gz file is inflated only once."""
     return gzip.open(path.open("rb")) if _is_zipped(path) else path.open("rb")
 
 
@@ -295,5 +281,5 @@ def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> in
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     most = _MOST_SENT_BYTES if isinstance(path, InMemoryFile) else _MOST_BYTES
     if size > most:
-        raise TooLarge(f"{path}: the volume is too large ({lengths}, {size} bytes); at most {most // 2**30} GB")
+        raise UserError(f"{path}: the volume is too large ({lengths}, {size} bytes); at most {most // 2**30} GB")
     return size

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.data.images.picture import FILE_VIEW, View
-from medvlm_r1.data.tables import RowReader
 
 Row = dict[str, Any]
 
@@ -69,14 +68,12 @@ class Part:
 
     Attributes:
         file: The file.
-        rows: Function that reads the rows of the file, counted from 1.
         split: Name of the split that the file contains, or empty.
         label: Text in the sample ids that distinguishes this file from others; empty if the source is a single file.
         reading: The user's settings for the columns.
     """
 
     file: Path
-    rows: RowReader
     split: str = ""
     label: str = ""
     reading: Reading = Reading()

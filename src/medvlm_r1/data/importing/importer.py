@@ -21,6 +21,7 @@ from medvlm_r1.data.readers.closed import ClosedQuestions
 from medvlm_r1.data.rows import BadRows
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.data.subjects import DICOM_HEADERS, FILE_NAMES, SubjectHasher, column_origin
+from medvlm_r1.data.tables import rows_of
 from medvlm_r1.errors import UsageError, UserError
 
 _ADVICE = "Nothing was written. Correct the source, or leave such rows out with --skip-bad."
@@ -140,20 +141,25 @@ class Importer:
             raise UsageError(f"{self.name} has columns of its own; --map and --first-option are for your own questions")
         files = self.find(source)
         refuse_other(out, self.name)
-        run = _Run(
+        writer = ImageWriter(out, SubjectHasher(salt_file))
+        closed = ClosedQuestions(choices=closed_choices)
+        first = _Pass(
             importer=self,
             finder=ImageFinder(files.root if images is None else images, self.folders),
             parts=[replace(part, reading=reading) for part in files.parts],
             wanted=wanted,
+            progress=progress or (lambda done, total, note="": None),
+            prepare=closed.collected,
             skip_bad=skip_bad,
-            progress=progress,
-            writer=ImageWriter(out, SubjectHasher(salt_file)),
-            closed=ClosedQuestions(choices=closed_choices),
         )
-        run.check(source, out)
+        _check(first, source, out)
+        # The total number of rows is known after the first pass.
+        second = replace(first, prepare=closed.with_options, total=first.rows, bad=BadRows(), rows=0)
         info = {"name": self.name, "source": self.origin, "license": self.license, "file": source.name}
-        write_folder(out, run.write(info), info=info)
-        return run.report
+        report = ImportReport()
+        write_folder(out, _write(second, writer, report, info), info=info)
+        report.closed_kept_open = {why: dict(answers.most_common()) for why, answers in closed.kept_open.items()}
+        return report
 
 
 def chosen_modalities(modality: str | Iterable[str] | None) -> frozenset[str] | None:
@@ -174,93 +180,24 @@ def chosen_modalities(modality: str | Iterable[str] | None) -> frozenset[str] | 
 
 
 @dataclass(slots=True, kw_only=True)
-class _Run:
-    """One import in progress. Call `check` first, then `write`, which completes the report."""
+class _Pass:
+    """One pass over the rows of a source. It yields the usable rows, and counts all rows and the faults of others."""
 
     importer: Importer
     finder: ImageFinder
     parts: list[Part]
     wanted: frozenset[str] | None
+    progress: Advance
+    prepare: Callable[[Draft], Draft]
     skip_bad: bool
-    progress: Advance | None
-    writer: ImageWriter
-    closed: ClosedQuestions
-    writing: bool = False
-    bad: BadRows = field(default_factory=BadRows)
+    total: int | None = None
     rows: int = 0
-    report: ImportReport = field(default_factory=ImportReport)
+    bad: BadRows = field(default_factory=BadRows)
+    ids: dict[str, str] = field(default_factory=dict)
 
-    def check(self, source: Path, out: Path) -> None:
-        """Read every row once, and raise an error if rows are unusable or none is left."""
-        usable = 0
-        ids: dict[str, str] = {}
-        for part, number, sample, _, draft in self._samples():
-            usable += 1
-            # Ids made from part and row are unique among themselves.
-            if draft.id:
-                position = f"row {number}" + (f" of {part.file.name}" if part.label else "")
-                first = ids.setdefault(sample.id, position)
-                if first != position:
-                    self.bad.add(part.file, number, f"the id {sample.id!r} is used in {first} already; make it unique")
-        if self.bad.count and not self.skip_bad:
-            raise self.bad.error(_ADVICE)
-        if self.rows == 0:
-            raise UserError(f"{source}: there are no rows, so nothing to import")
-        if not usable:
-            what = "could be read" if self.bad.count else "is of the requested modalities"
-            faults = "\n  ".join(["", *self.bad.lines()])
-            raise UserError(f"{source}: none of the {self.rows} rows {what}; nothing was written to {out}{faults}")
-
-    def write(self, info: dict[str, Any]) -> Iterator[Sample]:
-        """Read every row again, copy its images, then yield its sample. At the end, complete `info` and the report."""
-        self.bad, self.writing = BadRows(), True
-        writer, notes, report = self.writer, self.writer.notes, self.report
-        subjects = set()
-        for part, number, sample, images, draft in self._samples():
-            try:
-                for image in images:
-                    writer.write(image)
-            except UserError as error:
-                self.bad.add(part.file, number, error)
-                continue
-            subject, origin = sample.subject, FILE_NAMES
-            if draft.subject:
-                origin = column_origin(draft.subject_column)
-            elif hashed := next(filter(None, map(writer.subjects.get, sample.images)), ""):
-                subject, origin = hashed, DICOM_HEADERS
-            if subject:
-                subjects.add(subject)
-                report.subjects_from[origin] += 1
-            record = sample.record
-            if converted := {name: notes[name] for name in sample.images if name in notes}:
-                record = {**record, "image_notes": converted}
-            report.written += 1
-            report.missing += sample.missing
-            report.open_questions += not sample.options
-            report.by_modality[sample.modality] += 1
-            report.by_split[sample.split] += 1
-            yield replace(sample, subject=subject, record=record)
-        if self.bad.count and not self.skip_bad:
-            raise self.bad.error("Correct these images, or leave such rows out with --skip-bad.")
-        report.rows = self.rows
-        report.by_modality = dict(sorted(report.by_modality.items()))
-        report.by_split = dict(sorted(report.by_split.items()))
-        report.subjects_from = info["subjects"] = dict(Counter(report.subjects_from).most_common())
-        if writer.hasher.salt_name:
-            info["subject_salt"] = writer.hasher.salt_name
-        report.converted, report.stripped, report.subjects = len(notes), len(writer.stripped), len(subjects)
-        report.may_show_text = sum(n["format"] == "DICOM" and n["burned_in"] != "no" for n in notes.values())
-        report.subject_warning = writer.hasher.warning()
-        report.closed_kept_open = {why: dict(answers.most_common()) for why, answers in self.closed.kept_open.items()}
-        report.bad_rows, report.reasons = self.bad.count, tuple(self.bad.lines())
-
-    def _samples(self) -> Iterator[tuple[Part, int, Sample, list[SourceImage], Draft]]:
-        """Yield the usable rows: part, row number, sample, images, and the draft that the sample was made from."""
-        # The total number of rows is known after the first pass.
-        total = self.rows if self.writing else None
-        note = "rows written" if self.writing else "rows checked"
-        self.rows = 0
-        report = self.progress or (lambda done, total, note: None)
+    def __iter__(self) -> Iterator[tuple[Part, int, Sample, list[SourceImage], Draft]]:
+        """Yield part, row number, sample, images, and the draft that the sample was made from."""
+        note = "rows checked" if self.total is None else "rows written"
         for part in self.parts:
 
             def skip(number: int, reason: str, file: Path = part.file) -> None:
@@ -268,17 +205,17 @@ class _Run:
                 self.bad.add(file, number, reason)
 
             try:
-                for number, row in part.rows(part.file, on_bad=skip):
+                for number, row in rows_of(part.file)(part.file, on_bad=skip):
                     if usable := self._read(part, number, row):
                         yield part, number, *usable
-                    report(self.rows, total, note)
+                    self.progress(self.rows, self.total, note)
                     self.rows += 1
             except UserError as error:
                 if not self.bad.count or self.skip_bad:
                     raise
                 raise self.bad.error(f"{error}. {_ADVICE}") from error
-        if total is not None:
-            report(self.rows, total, note)
+        if self.total is not None:
+            self.progress(self.rows, self.total, note)
 
     def _read(self, part: Part, number: int, row: Row) -> tuple[Sample, list[SourceImage], Draft] | None:
         """Convert a row to a sample, its images and its draft; None for a row that is left out."""
@@ -298,8 +235,7 @@ class _Run:
         except ValueError as error:
             faults.append(error)
         try:
-            draft = self.importer.draft(row, part)
-            draft = self.closed.with_options(draft) if self.writing else self.closed.collected(draft)
+            draft = self.prepare(self.importer.draft(row, part))
             images = [self.finder.locate(image, draft.view) for image in draft.images]
             # Slices of one volume have different names, and the subject may come from the row or from another image.
             sources = list(dict.fromkeys(image.stem for image in images if image.view != FILE_VIEW))
@@ -317,9 +253,68 @@ class _Run:
                 missing=draft.missing or any(image.source is None for image in images),
                 record={**draft.record, "image_sources": sources} if sources else draft.record,
             )
+            position = f"row {number}" + (f" of {part.file.name}" if part.label else "")
+            # Ids made from part and row are unique among themselves.
+            if draft.id and (earlier := self.ids.setdefault(sample.id, position)) != position:
+                raise ValueError(f"the id {sample.id!r} is used in {earlier} already; make it unique")
         except ValueError as error:
             faults.append(error)
         if faults:
             self.bad.add(part.file, number, *faults)
             return None
         return sample, images, draft
+
+
+def _check(first: _Pass, source: Path, out: Path) -> None:
+    """First pass: read every row, and raise an error if rows are unusable or none is left."""
+    usable = sum(1 for _ in first)
+    if first.bad.count and not first.skip_bad:
+        raise first.bad.error(_ADVICE)
+    if first.rows == 0:
+        raise UserError(f"{source}: there are no rows, so nothing to import")
+    if not usable:
+        what = "could be read" if first.bad.count else "is of the requested modalities"
+        faults = "\n  ".join(["", *first.bad.lines()])
+        raise UserError(f"{source}: none of the {first.rows} rows {what}; nothing was written to {out}{faults}")
+
+
+def _write(second: _Pass, writer: ImageWriter, report: ImportReport, info: dict[str, Any]) -> Iterator[Sample]:
+    """Second pass: copy the images of each row, then yield its sample. At the end, complete `info` and the report."""
+    subjects = set()
+    for part, number, sample, images, draft in second:
+        try:
+            for image in images:
+                writer.write(image)
+        except UserError as error:
+            second.bad.add(part.file, number, error)
+            continue
+        subject, origin = sample.subject, FILE_NAMES
+        if draft.subject:
+            origin = column_origin(draft.subject_column)
+        elif hashed := next(filter(None, map(writer.subjects.get, sample.images)), ""):
+            subject, origin = hashed, DICOM_HEADERS
+        if subject:
+            subjects.add(subject)
+            report.subjects_from[origin] += 1
+        record = sample.record
+        if converted := {name: writer.notes[name] for name in sample.images if name in writer.notes}:
+            record = {**record, "image_notes": converted}
+        report.written += 1
+        report.missing += sample.missing
+        report.open_questions += not sample.options
+        report.by_modality[sample.modality] += 1
+        report.by_split[sample.split] += 1
+        yield replace(sample, subject=subject, record=record)
+    if second.bad.count and not second.skip_bad:
+        raise second.bad.error("Correct these images, or leave such rows out with --skip-bad.")
+    notes = writer.notes.values()
+    report.rows = second.rows
+    report.by_modality = dict(sorted(report.by_modality.items()))
+    report.by_split = dict(sorted(report.by_split.items()))
+    report.subjects_from = info["subjects"] = dict(Counter(report.subjects_from).most_common())
+    if writer.hasher.salt_name:
+        info["subject_salt"] = writer.hasher.salt_name
+    report.converted, report.stripped, report.subjects = len(notes), len(writer.stripped), len(subjects)
+    report.may_show_text = sum(note["format"] == "DICOM" and note["burned_in"] != "no" for note in notes)
+    report.subject_warning = writer.hasher.warning()
+    report.bad_rows, report.reasons = second.bad.count, tuple(second.bad.lines())

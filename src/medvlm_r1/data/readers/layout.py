@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from medvlm_r1.data.importing.draft import Part, Source
-from medvlm_r1.data.tables import rows_of
 from medvlm_r1.errors import UserError
 
 _SPLITS = {"train": "train", "test": "test"}
@@ -21,7 +20,7 @@ def one_file(source: Path, *names: str) -> Source:
     file = next((file for file in (source, *(source / name for name in names)) if file.is_file()), None)
     if file is None:
         raise absent(source, names)
-    return Source(root=file.parent, parts=[Part(file=file, rows=rows_of(file))])
+    return Source(root=file.parent, parts=[Part(file=file)])
 
 
 def find_files(source: Path, folders: Sequence[str], *choices: Sequence[str]) -> Source:
@@ -37,43 +36,37 @@ def find_files(source: Path, folders: Sequence[str], *choices: Sequence[str]) ->
         UserError: There is no such file.
     """
     if source.is_file():
-        return Source(root=source.parent, parts=parts_of([source], source.parent))
+        return Source(root=source.parent, parts=_parts_of([source], source.parent))
     base = next(base for base in (*(source / folder for folder in folders), source) if base.is_dir() or base == source)
     for names in choices:
         if files := [file for name in names for file in base.glob(name)]:
-            return Source(root=source, parts=parts_of(files, base))
+            return Source(root=source, parts=_parts_of(files, base))
     raise absent(source, ["/".join(filter(None, (*folders[:1], name))) for names in choices for name in names])
 
 
-def parts_of(files: Iterable[Path], base: Path) -> list[Part]:
-    """Make one part per file, in order of the file paths. Split and label are derived from the path below `base`."""
+def _parts_of(files: Iterable[Path], base: Path) -> list[Part]:
+    """One part per file, in order of the paths; split and label come from the path below `base`."""
     parts: dict[str, Part] = {}
     for file in sorted(files):
         name = file.relative_to(base).with_suffix("").as_posix()
         label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         while label in parts:
             label += "-2"
-        parts[label] = Part(file=file, rows=rows_of(file), split=split_name(file), label=label)
+        parts[label] = Part(file=file, split=_split_name(file), label=label)
     return list(parts.values())
 
 
-def hub_tables(source: Path) -> list[Part]:
-    """Find the tables of a data set in the layout of the Hugging Face hub or `datasets.save_to_disk`; may be empty."""
-    if source.is_file():
-        known = source.suffix.lower() in (".parquet", ".arrow")
-        return [Part(file=source, rows=rows_of(source), split=split_name(source))] if known else []
-    files = [*source.rglob("*.parquet"), *source.rglob("*.arrow")]
-    return parts_of([file for file in files if not file.name.startswith("cache-")], source)
-
-
 def find_tables(source: Path) -> Source | None:
-    """Make a source from the tables that `hub_tables` finds; None if there are none."""
-    tables = hub_tables(source)
-    return Source(root=source.parent if source.is_file() else source, parts=tables) if tables else None
+    """Find the tables of a data set in the layout of the Hugging Face hub or `datasets.save_to_disk`; None if none."""
+    if source.suffix.lower() in (".parquet", ".arrow") and source.is_file():
+        return Source(root=source.parent, parts=[Part(file=source, split=_split_name(source))])
+    files = [file for suffix in ("parquet", "arrow") for file in source.rglob(f"*.{suffix}")]
+    tables = _parts_of([file for file in files if not file.name.startswith("cache-")], source)
+    return Source(root=source, parts=tables) if tables else None
 
 
-def split_name(file: Path) -> str:
-    """Split named by the first or last word of the file name or by the folder's name; empty if there is none."""
+def _split_name(file: Path) -> str:
+    """Split named by the first or last word of the file name or by the folder; empty if there is none."""
     words = re.split(r"[^a-z]+", file.stem.lower())
     return next((_SPLITS[word] for word in (words[0], words[-1], file.parent.name.lower()) if word in _SPLITS), "")
 

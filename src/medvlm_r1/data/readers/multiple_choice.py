@@ -52,7 +52,7 @@ def _huatuo_draft(row: Row, part: Part) -> Draft:
         record=fields.present_fields(row, "dataset", "subset"),
     )
     if "solution" in row and draft.answer in draft.options:
-        letter = dict(zip(draft.options, LETTERS, strict=False)).get(draft.answer)
+        letter = LETTERS[draft.options.index(draft.answer)]
         if row["solution"] != letter:
             raise ValueError(f"solution {row['solution']!r} contradicts the answer, which is option {letter!r}")
     return draft

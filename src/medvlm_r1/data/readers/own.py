@@ -26,7 +26,6 @@ from medvlm_r1.data.readers.layout import find_tables
 from medvlm_r1.data.rows import RowFaults
 from medvlm_r1.data.sample import LETTERS, MIN_OPTIONS, question_faults
 from medvlm_r1.data.subjects import subject_column
-from medvlm_r1.data.tables import rows_by_content
 from medvlm_r1.errors import UserError
 
 _SEPARATORS = "separate them with '|', write a JSON list, or use one column each (option_A, option_B, ...)"
@@ -67,7 +66,7 @@ def _draft(row: Row, part: Part) -> Draft:
     if question is not None and options is not None and answer is not None:
         first = options[1] if part.reading.first_option is None else part.reading.first_option
         matched = attempt(_match, question, options[0], answer, first)
-    values = {name: attempt(_text, row, named.get(name)) or "" for name in TEXTS}
+    values: dict[str, Any] = {name: attempt(_text, row, named.get(name)) or "" for name in TEXTS}
     subject, subject_from = attempt(_subject, row, part) or ("", "")
     view = attempt(_view, row, named)
     if matched is None or faults:
@@ -82,10 +81,7 @@ def _draft(row: Row, part: Part) -> Draft:
         view=view or FILE_VIEW,
         record={name: value for name, value in record.items() if value not in (None, "")},
         subject_column=subject_from,
-        question_type=values["question_type"],
-        subject=subject,
-        split=values["split"],
-        id=values["id"],
+        **{**values, "subject": subject},
     )
 
 
@@ -175,10 +171,7 @@ def _answer(row: Row, name: str) -> str:
 
 
 def _match(question: str, options: tuple[str, ...], answer: str, first: int | None) -> tuple[str, tuple[str, ...], str]:
-    """Match the answer with an option; return question, options and answer.
-
-    Options that are listed in the question are moved out of it.
-    """
+    """Match the answer with an option; move options that the question lists out of it."""
     _, listed = fields.split_options(question) or ("", ())
     if listed and (options == listed or (not options and _names_one(answer, listed))):
         question, options = fields.split_problem(question)
@@ -252,7 +245,7 @@ def _find(source: Path) -> Source:
         return tables
     if source.is_dir():
         raise UserError(f"{source}: a folder without parquet files; give the file that holds the questions")
-    return Source(root=source.parent, parts=[Part(file=source, rows=rows_by_content(source))])
+    return Source(root=source.parent, parts=[Part(file=source)])
 
 
 OWN_READERS = {
