@@ -18,14 +18,12 @@ from typing import Annotated, Any
 from unittest import mock
 
 import typer
-from PIL import Image
 
 from benchmarks import presets
 from benchmarks.command import run
 from benchmarks.replay import replaying
 from medvlm_r1.cli.options import Json, print_result
 from medvlm_r1.models import load
-from medvlm_r1.phantom.benchmark import write_benchmark
 from medvlm_r1.recipes import recipe
 from medvlm_r1.training import loop
 from medvlm_r1.training.config import load_config
@@ -116,11 +114,7 @@ def bench_engine(engine: str, preset: presets.Preset, rounds: int) -> dict[str, 
         folder = Path(made)
         presets.build(preset, folder / "model")
         prompts = max(1, preset.prompts // PROCESSES)
-        samples = write_benchmark(folder / "data", split="train", n=prompts * PROCESSES * STEPS)
-        for file in (folder / "data" / sample.images[0] for sample in samples):
-            with Image.open(file) as image:
-                larger = image.resize((preset.pixels, preset.pixels))
-            larger.save(file)
+        presets.write_questions(folder / "data", prompts * PROCESSES * STEPS, preset.pixels)
         trainer = {"max_steps": STEPS, "logging_steps": STEPS, "save_strategy": "no", "report_to": "none"}
         trainer |= {"gradient_accumulation_steps": 1, "per_device_train_batch_size": prompts * preset.group}
         settings = {

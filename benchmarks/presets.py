@@ -14,7 +14,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from benchmarks.base.architecture import CONTROL_TOKENS, end_at_turns, qwen2_vl_config
 from medvlm_r1.models.load import PHANTOM_BASE, Policy, load_policy, quiet_bars
-from medvlm_r1.phantom.benchmark import draw_questions, to_sample
+from medvlm_r1.phantom.benchmark import draw_questions, to_sample, write_benchmark
 from medvlm_r1.phantom.scene import render
 from medvlm_r1.prompts.templates import messages, render_prompt
 from medvlm_r1.recipes import recipe
@@ -201,6 +201,15 @@ def _random_row(preset: Preset, policy: Policy, rng: np.random.Generator) -> Row
             break
         prompt = longer
     return {"prompt": prompt, "images": [Image.fromarray(pixels)], "letter": "A", "options": ["brain", "knee"]}
+
+
+def write_questions(folder: Path, n: int, pixels: int) -> None:
+    """Write a data folder of n PhantomVQA questions per modality, with square images of another size."""
+    for sample in write_benchmark(folder, split="train", n=n):
+        file = folder / sample.images[0]
+        with Image.open(file) as image:
+            larger = image.resize((pixels, pixels))
+        larger.save(file)
 
 
 def random_completions(preset: Preset, policy: Policy, prompt: Sequence[int]) -> list[list[int]]:

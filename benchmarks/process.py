@@ -115,22 +115,6 @@ def peak_memory() -> int:
     return size if sys.platform == "darwin" else size * 1024
 
 
-def unused_memory() -> int | None:
-    """Bytes that the C library's heap holds unused, in gaps between used blocks; None if glibc does not report it."""
-    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
-    if torch.cuda.is_available() or mallinfo is None:
-        return None
-    mallinfo.restype = _Mallinfo
-    return int(mallinfo().fordblks)
-
-
-class _Mallinfo(ctypes.Structure):
-    """`struct mallinfo2` of mallinfo(3)."""
-
-    _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
-    _fields_ = tuple((name, ctypes.c_size_t) for name in _names.split())
-
-
 def _status(name: str) -> int | None:
     with suppress(OSError):
         for line in _STATUS.read_text().splitlines():

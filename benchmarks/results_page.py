@@ -18,6 +18,7 @@ from benchmarks.audit import KNOWN, TRAINED, unexpected, verdict_cell
 from benchmarks.grounded import OUT_OF_DOMAIN
 from benchmarks.grpo import PARTS
 from benchmarks.no_think import STAGES
+from benchmarks.step import step_rows
 from medvlm_r1.audit.registry import QUESTIONS
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.evaluation.score import share
@@ -249,17 +250,3 @@ def grpo_rows(figures: Figures) -> list[list[str]]:
         ratio = f"{tokens[0] / tokens[1]:.2f}" if tokens[1] else "-"
         rows.append([f"tokens per prompt, {phase}", *(f"{count:.0f}" for count in tokens), ratio, "counted"])
     return rows
-
-
-def step_rows(figures: Figures) -> list[list[str]]:
-    """Time, memory and estimate of one step by phase."""
-    measured, planned = figures["measured"], figures["planned"]
-    rows = [
-        (phase, seconds, measured["peak"][phase], planned["phases"][phase])
-        for phase, seconds in measured["seconds"].items()
-    ]
-    rows.append(("step", sum(measured["seconds"].values()), figures["peak"], planned["peak"]))
-    return [
-        [name, f"{seconds:.1f}", f"{peak / 1e9:.2f}", f"{plan / 1e9:.2f}", f"{plan / peak:.2f}"]
-        for name, seconds, peak, plan in rows
-    ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from math import prod
 from typing import Any
 
@@ -112,66 +112,49 @@ class _StepPerMessage(TrainerCallback):  # type: ignore[misc]
         self._pipe, self._trainer = pipe, trainer
         self._seconds = 0.0
         self._logps: dict[tuple[int, ...], list[float]] = {}
-        self._counted: dict[str, Any] = {}
-        self._keep: str | None = None
-        self._stack = ExitStack()
+        self._counter: Counter | None = None
+        self._gradients: str | None = None
         plain, scored = trainer._generate, trainer._get_per_token_logps_and_entropies
 
         def generate(*args: Any, **kwargs: Any) -> Any:
-            counter = self._counted.get("counter")
-            if counter is not None:
-                counter.phase = "generation"
-                before = self._counted["operations"].get_total_flops()
             start = now()
-            result = plain(*args, **kwargs)
+            with nullcontext() if self._counter is None else self._counter.generation():
+                result = plain(*args, **kwargs)
             self._seconds += now() - start
-            if counter is not None:
-                counter.phase = "update"
-                self._counted["generation"] = self._counted["operations"].get_total_flops() - before
             return result
 
         def score(model: Any, ids: Any, mask: Any, n_kept: int, *args: Any, **kwargs: Any) -> Any:
             result = scored(model, ids, mask, n_kept, *args, **kwargs)
-            if self._keep is not None and result[0].requires_grad:
-                for row, real, values in zip(
-                    ids.cpu(), mask.cpu().bool(), result[0].detach().float().cpu(), strict=True
-                ):
+            if self._counter is not None and result[0].requires_grad:
+                rows = zip(ids.cpu(), mask.cpu().bool(), result[0].detach().float().cpu(), strict=True)
+                for row, real, values in rows:
                     self._logps[tuple(row[real].tolist())] = values[real[-n_kept:]].tolist()
             return result
 
         trainer._generate, trainer._get_per_token_logps_and_entropies = generate, score
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._keep = self._pipe.recv()
-        if self._keep is not None:
-            models = [_bare(self._trainer)] + [model for model in [self._trainer.ref_model] if model is not None]
-            self._counted = {"counter": Counter(*models), "operations": operations()}
-            self._stack.enter_context(self._counted["operations"])
+        self._gradients = self._pipe.recv()
+        if self._gradients is not None:
+            reference = self._trainer.ref_model
+            self._counter = Counter(_bare(self._trainer), *([] if reference is None else [reference]))
         elif state.global_step == 1:
             reset_peak()
         self._seconds = 0.0
         self._start = now()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
-        if self._keep is not None:
-            self._stack.close()
+        if self._counter is not None:
+            self._counter.close()
             grads = {n: p.grad.float().contiguous() for n, p in model.named_parameters() if p.grad is not None}
-            save_file(grads, self._keep)
+            save_file(grads, str(self._gradients))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         step = now() - self._start
         figures: dict[str, Any] = {"generation": self._seconds, "update": step - self._seconds, "step": step}
-        if self._keep is not None:
-            counter, total = self._counted["counter"], self._counted["operations"].get_total_flops()
-            counter.remove()
-            generation = self._counted["generation"]
-            figures = {
-                "tokens": counter.tokens,
-                "images": counter.images,
-                "operations": {"generation": generation, "update": total - generation},
-                "logps": self._logps,
-            }
-            self._counted, self._logps = {}, {}
+        if self._counter is not None:
+            figures = {name: getattr(self._counter, name) for name in ("tokens", "images", "operations")}
+            figures["logps"], self._logps, self._counter = self._logps, {}, None
         figures["memory"] = peak_memory()
         self._pipe.send(figures)
 
@@ -180,34 +163,41 @@ aten = torch.ops.aten
 
 
 class Counter:
-    """Tokens through the language model and images through the tower, in generation and elsewhere.
+    """Count tokens through the language model, images through the tower, and operations, in generation and elsewhere.
 
     Args:
         models: Qwen2-VL models: the policy, and the reference if it is one of its own.
     """
 
     def __init__(self, *models: Any) -> None:
-        self.phase = "update"
-        self.tokens = {"generation": 0, "update": 0}
-        self.images = {"generation": 0, "update": 0}
-        self._handles = [
-            module.register_forward_pre_hook(hook, with_kwargs=True)
-            for model in models
-            for module, hook in ((model.model.language_model, self._language), (model.model.visual, self._tower))
-        ]
+        self._phase = "update"
+        self.tokens, self.images, self.operations = ({"generation": 0, "update": 0} for _ in range(3))
+        self._stack = ExitStack()
+        self._flops = self._stack.enter_context(operations())
+        for model in models:
+            for module, hook in ((model.model.language_model, self._language), (model.model.visual, self._tower)):
+                self._stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
     def _language(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         rows, length = kwargs["inputs_embeds"].shape[:2]
-        self.tokens[self.phase] += rows * length
+        self.tokens[self._phase] += rows * length
 
     def _tower(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         grid = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
-        self.images[self.phase] += len(grid)
+        self.images[self._phase] += len(grid)
 
-    def remove(self) -> None:
-        """Remove the hooks."""
-        for handle in self._handles:
-            handle.remove()
+    @contextmanager
+    def generation(self) -> Iterator[None]:
+        """Count the work within the context as generation."""
+        self._phase, before = "generation", self._flops.get_total_flops()
+        yield
+        self._phase = "update"
+        self.operations["generation"] += self._flops.get_total_flops() - before
+
+    def close(self) -> None:
+        """Stop counting."""
+        self._stack.close()
+        self.operations["update"] = self._flops.get_total_flops() - self.operations["generation"]
 
 
 def _attention(query: Any, key: Any, value: Any, *args: Any, products: int, causal: bool) -> int:

@@ -19,22 +19,18 @@ from unittest import mock
 
 import torch
 import typer
-from PIL import Image
 from trl import GRPOTrainer
 
 from benchmarks import presets
 from benchmarks.command import Recipe, run
 from benchmarks.presets import PRESETS, Preset
-from benchmarks.process import Child, memory_now, now, peak_memory, reported, reset_peak, unused_memory
+from benchmarks.process import Child, memory_now, now, peak_memory, reported, reset_peak
 from medvlm_r1.cli.options import Json, Overrides, find_recipe, print_result
 from medvlm_r1.errors import UsageError
-from medvlm_r1.phantom.benchmark import write_benchmark
 from medvlm_r1.training import options
 from medvlm_r1.training.config import RunConfig, load_config
 from medvlm_r1.training.dry_run.plan import make_plan
 from medvlm_r1.training.grpo import train_grpo
-
-PHASES = ("generation", "update")
 
 
 def bench_step(
@@ -58,9 +54,9 @@ def bench_step(
         progress: Called with (done, total, current stage).
 
     Returns:
-        `measured` (seconds and peak bytes by phase; bytes of the libraries, before the step, and unused heap bytes
-        after it; the logged metrics of the step), `planned` (parts and peaks that the dry run estimates for the same
-        configuration and device), and `ratio` of the planned to the measured peak.
+        `measured` (seconds and peak bytes by phase; bytes of the libraries and before the step; the logged metrics of
+        the step), `planned` (parts and peaks that the dry run estimates for the same configuration and device), and
+        `ratio` of the planned to the measured peak.
 
     Raises:
         UserError: The training failed, or the plan refuses the configuration.
@@ -115,12 +111,8 @@ def _one_pass(folder: Path, config: RunConfig, pixels: int, completion: int) -> 
     rows, group = (
         options.value("grpo", config.trainer, name) for name in ("per_device_train_batch_size", "num_generations")
     )
-    for sample in write_benchmark(folder / "data", split="train", n=max(1, rows // group)):
-        file = folder / "data" / sample.images[0]
-        with Image.open(file) as image:
-            larger = image.resize((pixels, pixels))
-        larger.save(file)
-    rewards = [*(reward.model_dump() for reward in config.rewards), {"name": f"{__name__}:spread"}]
+    presets.write_questions(folder / "data", max(1, rows // group), pixels)
+    rewards = [*(reward.model_dump() for reward in config.rewards), {"name": "benchmarks.side:varied_rewards"}]
     return [
         f"model={folder / 'model'}",
         f"data.train={folder / 'data'}",
@@ -137,11 +129,6 @@ def _write_model(pipe: Any, preset: Preset, folder: Path) -> None:
     with reported(pipe):
         presets.build(preset, folder)
         pipe.send({"folder": str(folder)})
-
-
-def spread(completion_ids: list[list[int]], **_: Any) -> list[float]:
-    """A reward that differs between random completions."""
-    return [sum(ids) % 97 / 97 for ids in completion_ids]
 
 
 class _Measured(Exception):
@@ -190,7 +177,6 @@ class _FirstStep:
         if "update" not in figures["seconds"]:
             figures["seconds"]["update"] = now() - figures.pop("begun")
             figures["peak"]["update"] = peak_memory()
-            figures["unused"] = unused_memory()
         if logs:
             figures["logs"] = {name: value for name, value in logs.items() if isinstance(value, int | float)}
             raise _Measured
@@ -198,27 +184,32 @@ class _FirstStep:
 
 def step_lines(result: Mapping[str, Any]) -> list[str]:
     """Result of `bench_step` as text."""
-    measured, planned, machine = result["measured"], result["planned"], result["machine"]
-    lines = [
+    machine = result["machine"]
+    packages = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "trl", "peft"))
+    table = [["", "seconds", "peak, GB", "estimate, GB", "estimate over peak"], *step_rows(result)]
+    return [
         f"{result['recipe']}: {result['parameters']:,} parameters, {result['trained']:,} trained"
         + (f" ({result['stand_ins']})" if result["stand_ins"] else ""),
         f"{result['completions']} completions of {result['completion_tokens']} tokens; prompts of up to "
         f"{result['prompt_tokens']} tokens, {result['image_tokens']} of them image tokens.",
-        f"On {machine['device']} with {machine['threads']} threads, torch {machine['torch']}, transformers "
-        f"{machine['transformers']}, TRL {machine['trl']}, PEFT {machine['peft']}.",
-        f"{'':<14}{'seconds':>10}{'peak GB':>10}{'planned':>10}",
+        f"On {machine['device']} with {machine['threads']} threads, {packages}.",
+        *(f"{row[0]:<14}" + "".join(f"{cell:>20}" for cell in row[1:]) for row in table),
+        f"The estimate of the dry run is {result['ratio']:.2f} times the measured peak.",
     ]
-    for phase in PHASES:
-        peak, guess = measured["peak"][phase] / 1e9, planned["phases"][phase] / 1e9
-        lines.append(f"{phase:<14}{measured['seconds'][phase]:>10.1f}{peak:>10.2f}{guess:>10.2f}")
-    seconds = sum(measured["seconds"].values())
-    lines.append(f"{'step':<14}{seconds:>10.1f}{result['peak'] / 1e9:>10.2f}{planned['peak'] / 1e9:>10.2f}")
-    lines.append(f"The estimate of the dry run is {result['ratio']:.2f} times the measured peak.")
-    if measured["unused"] is not None:
-        lines.append(
-            f"After the step the heap holds {measured['unused'] / 1e9:.2f} GB of unused memory, which is not estimated."
-        )
-    return lines
+
+
+def step_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Phase, seconds, measured and estimated peak in GB, and their ratio, for each phase and the step."""
+    measured, planned = result["measured"], result["planned"]
+    rows = [
+        (phase, seconds, measured["peak"][phase], planned["phases"][phase])
+        for phase, seconds in measured["seconds"].items()
+    ]
+    rows.append(("step", sum(measured["seconds"].values()), result["peak"], planned["peak"]))
+    return [
+        [name, f"{seconds:.1f}", f"{peak / 1e9:.2f}", f"{plan / 1e9:.2f}", f"{plan / peak:.2f}"]
+        for name, seconds, peak, plan in rows
+    ]
 
 
 def main(

@@ -35,36 +35,6 @@ def test_evaluation_runs_resumes_and_compares(command, tmp_path, tiny_policy_dir
     assert "Not a medical device" in (tmp_path / "r.html").read_text()
 
 
-def test_a_missing_image_is_refused_or_left_out(command, tmp_path, tiny_policy_dir, data_dir):
-    import shutil
-
-    shutil.copytree(data_dir, tmp_path / "d")
-    (tmp_path / "d" / "images" / "3.png").unlink()
-    arguments = ["eval", tiny_policy_dir, "--data", tmp_path / "d", "--max-new-tokens", 2, "--out", tmp_path / "run"]
-    code, _, err = command(*arguments)
-    assert code == 1
-    assert "1 of 8" in err
-    assert "--skip-missing" in err
-    code, out, _ = command(*arguments, "--skip-missing", "--json")
-    assert code == 0
-    assert json.loads(out)["n_missing"] == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ('{"id": "x", "images": [], "question": "?", "options": ["a", "b"], "answer": "c", "modality": "CT"}', "row 1"),
-        ("", "samples.jsonl"),
-    ],
-)
-def test_a_faulty_data_folder_names_file_and_row(command, tmp_path, tiny_policy_dir, text, words):
-    (tmp_path / "samples.jsonl").write_text(text)
-    code, _, err = command("eval", tiny_policy_dir, "--data", tmp_path, "--out", tmp_path / "run")
-    assert code == 1
-    assert "samples.jsonl" in err
-    assert words in err
-
-
 def test_malformed_and_unknown_configuration(command, tmp_path, write_config):
     broken = tmp_path / "broken.yaml"
     broken.write_text("model: [unclosed\nmethod: grpo\n")
@@ -117,16 +87,15 @@ def test_ctrl_c_reports_what_is_kept(work, words, raised, message, command, monk
 
 
 def test_runs_of_different_kinds_share_no_folder(command, tmp_path, tiny_policy_dir, data_dir):
-    for kind, name in (("an evaluation", "results.json"), ("a training", "config.yaml"), ("a data set", "info.json")):
+    for kind, verb, name, text in (
+        ("an evaluation", "audit model", "results.json", "{}"),
+        ("a training", "audit model", "config.yaml", "{}"),
+        ("a data set", "audit model", "info.json", "{}"),
+        ("a model audit", "eval", "answers.jsonl", '{"id": "q0", "plan": ""}\n'),
+    ):
         (tmp_path / name).mkdir()
-        (tmp_path / name / name).write_text("{}")
-        out = ["--data", data_dir, "--out", tmp_path / name]
-        code, _, err = command("audit", "model", tiny_policy_dir, *out)
+        (tmp_path / name / name).write_text(text)
+        code, _, err = command(*verb.split(), tiny_policy_dir, "--data", data_dir, "--out", tmp_path / name)
         assert code == 2
         assert f"holds {kind} ({name}); give another folder with --out" in err
         assert [path.name for path in (tmp_path / name).iterdir()] == [name]
-    (tmp_path / "audit").mkdir()
-    (tmp_path / "audit" / "answers.jsonl").write_text('{"id": "q0", "plan": ""}\n')
-    code, _, err = command("eval", tiny_policy_dir, "--data", data_dir, "--out", tmp_path / "audit")
-    assert code == 2
-    assert "holds a model audit (answers.jsonl)" in err

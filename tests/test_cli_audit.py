@@ -76,19 +76,16 @@ def test_a_clean_set(command, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "words"),
     [
-        (["--fit-on", "nowhere"], 2, "neither a data folder nor a modality"),
-        (["--clean-of", "longest"], 2, "--write-clean"),
-        (["--write-clean", "x", "--clean-of", "longst"], 2, "did you mean 'longest'"),
-        (["--write-clean", "x", "--clean-of", "option_prior_fit"], 2, "--fit-on"),
+        (["--fit-on", "nowhere"], "neither a data folder nor a modality"),
+        (["--clean-of", "longest"], "--write-clean"),
+        (["--write-clean", "x", "--clean-of", "longst"], "did you mean 'longest'"),
     ],
 )
-def test_wrong_usage_is_one_message(command, folder, arguments, code, words):
-    exit_code, out, err = command("audit", "data", folder, *arguments)
-    assert (exit_code, out) == (code, "")
-    assert words in err
-    assert "Traceback" not in err
+def test_wrong_usage_is_one_message(command, folder, arguments, words):
+    code, out, err = command("audit", "data", folder, *arguments)
+    assert (code, out, words in err, "Traceback" in err) == (2, "", True, False)
 
 
 def test_a_giveaway_is_planted_from_the_command_line(command, tmp_path):

@@ -18,13 +18,7 @@ from medvlm_r1.cli import main as cli
 from medvlm_r1.cli.options import find_recipe
 
 ROOT = typer.main.get_command(cli.app)
-
-
 VERBS = dict(verbs())
-
-
-def examples(verb):
-    return [line.split("Example: ")[1] for line in VERBS[verb].help.splitlines() if "Example: " in line]
 
 
 def named(verb):
@@ -32,26 +26,22 @@ def named(verb):
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=named)
-def test_every_verb_has_an_example_that_its_parser_takes(verb, tmp_path, monkeypatch):
+def test_every_verb_explains_itself_and_its_parser_takes_its_examples(verb, tmp_path, monkeypatch, command):
+    for parameter in VERBS[verb].params:
+        assert (parameter.help or "").endswith((".", "?")), parameter.name
+    code, out, _ = command(*verb, "--help")
+    assert code == 0
+    assert "Example:" in out
     monkeypatch.chdir(tmp_path)
-    assert examples(verb)
-    for example in examples(verb):
+    examples = [line.split("Example: ")[1] for line in VERBS[verb].help.splitlines() if "Example: " in line]
+    assert examples
+    for example in examples:
         program, *words = shlex.split(example)
         assert (program, *words[: len(verb)]) == ("medvlm-r1", *verb)
         context = VERBS[verb].make_context(named(verb), words[len(verb) :])
         for name in ("config", "launch"):
             if context.params.get(name):
                 assert find_recipe(context.params[name]).is_file()
-
-
-@pytest.mark.parametrize("verb", VERBS, ids=named)
-def test_every_argument_and_option_says_what_it_is(verb, command):
-    for parameter in VERBS[verb].params:
-        assert parameter.help, parameter.name
-        assert parameter.help.endswith((".", "?")), parameter.help
-    code, out, _ = command(*verb, "--help")
-    assert code == 0
-    assert "Example:" in out
 
 
 def test_every_verb_with_a_result_has_json():
@@ -61,18 +51,12 @@ def test_every_verb_with_a_result_has_json():
     assert without == {("serve",), ("recipes",)}
 
 
-def test_groups_show_their_help_and_say_it_is_no_use(command):
+def test_groups_show_their_help_in_the_order_of_use(command):
     for group in ((), ("data",), ("train",), ("audit",)):
         code, out, err = command(*group)
         assert (code, err) == (2, "")
         assert "Usage: medvlm-r1" in out
-
-
-def test_the_version(command):
     assert command("--version") == (0, f"medvlm-r1 {version('medvlm-r1')}\n", "")
-
-
-def test_verbs_are_in_the_order_of_use():
     assert ROOT.list_commands(None)[:4] == ["demo", "data", "train", "eval"]
     assert set(ROOT.list_commands(None)) == set(ROOT.commands)
 
@@ -125,16 +109,14 @@ def test_a_shell_completes(line, wanted):
 def test_bash_completes_with_the_installed_script(tmp_path):
     if shutil.which("bash") is None:
         pytest.skip("bash is not installed")
-    environment = {"_MEDVLM_R1_COMPLETE": "source_bash"}
     program = tmp_path / "medvlm-r1"
     program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m medvlm_r1 "$@"\n')
     program.chmod(0o755)
+    environment = os.environ | {"_MEDVLM_R1_COMPLETE": "source_bash"}
+    script = subprocess.run([program], env=environment, capture_output=True, text=True, check=True).stdout
+    typed = f"COMP_WORDS=(medvlm-r1 tr) COMP_CWORD=1\n_medvlm_r1_completion {program}\necho ${{COMPREPLY[@]}}\n"
     path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    script = subprocess.run([program], env=os.environ | environment, capture_output=True, text=True, check=True).stdout
-    asks = (
-        f"{script}\nCOMP_WORDS=(medvlm-r1 tr) COMP_CWORD=1\n_medvlm_r1_completion {program}\necho ${{COMPREPLY[@]}}\n"
-    )
-    done = subprocess.run(["bash", "-c", asks], env=os.environ | path, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", f"{script}\n{typed}"], env=os.environ | path, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("train\n", "")
 
 

@@ -160,7 +160,7 @@ def test_a_narrow_encoding_stops_nothing(encoding, tmp_path, data_dir):
     assert (folder / "ä" / "audit_data.html").is_file()
 
 
-def test_no_colours_and_no_frames_where_there_is_no_terminal(here, command):
+def test_no_colors_and_no_frames_without_a_terminal(here, command):
     code, out, err = command("data", "check", "d")
     assert code == 0
     assert "\x1b" not in out + err
@@ -179,30 +179,23 @@ def test_a_tilde_that_the_shell_left_is_the_home_folder(here, command, monkeypat
 
 
 def test_an_import_into_another_data_set_leaves_it_alone(tmp_path, command, data_dir):
-    own = tmp_path / "own"
+    own, table = tmp_path / "own", tmp_path / "rows.csv"
     own.mkdir()
     rows = (data_dir / "samples.jsonl").read_text()
     (own / "samples.jsonl").write_text(rows)
-    table = tmp_path / "rows.csv"
     table.write_text("id,question,options,answer,modality\na,Which organ?,liver|knee,liver,CT\n")
-    for info in (None, "{", '{"name": "tiny"}', "[]"):
+    replaces, damaged = "would replace; give another folder", "mend or remove it"
+    for info, words in ((None, replaces), ("{", damaged), ('{"name": "tiny"}', replaces), ("[]", damaged)):
         if info is not None:
             (own / "info.json").write_text(info)
         for arguments in (("phantom", "--n", 1), ("csv", table)):
             code, _, err = command("data", "import", *arguments, "--out", own)
             assert code == 1
-            assert ("mend or remove it" if info in ("{", "[]") else "would replace; give another folder") in err
+            assert words in err
     assert (own / "samples.jsonl").read_text() == rows
     assert [path.name for path in own.iterdir()] != ["images"]
     for name in ("CT", "MRI"):
         assert command("data", "import", "phantom", "--n", 1, "--modality", name, "--out", tmp_path / "p")[0] == 0
-
-
-def test_an_error_with_json_leaves_stdout_empty(here, command):
-    for line in ("compare x y", "audit data x", "eval x --data x --out r", "data check x", "report x --out r.html"):
-        code, out, err = command(*line.split(), "--json")
-        assert (code, out) == (1, "")
-        assert err.startswith("medvlm-r1: ") or "\nmedvlm-r1: " in err
 
 
 @pytest.mark.parametrize(
@@ -211,7 +204,11 @@ def test_an_error_with_json_leaves_stdout_empty(here, command):
         ("data import csv empty --out new", 1, "a folder without parquet files; give the file"),
         ("eval phantom-bse --data d --out r", 1, "nor 'phantom-base'; did you mean 'phantom-base'?\n"),
         ("audit model phantom-bse --data d --out r", 1, "nor 'phantom-base'; did you mean 'phantom-base'?\n"),
-        ("audit data absent", 1, "samples.jsonl"),
+        *((f"audit data absent{json}", 1, "samples.jsonl") for json in ("", " --json")),
+        ("compare x y --json", 1, "medvlm-r1: "),
+        ("eval x --data x --out r --json", 1, "medvlm-r1: "),
+        ("data check x --json", 1, "medvlm-r1: "),
+        ("report x --out r.html --json", 1, "medvlm-r1: "),
         ("report r --out page.html", 2, "is a folder; give the name of the HTML file"),
         ("report r --out empty", 2, "is a folder; give the name of the HTML file"),
         ("audit data d --out page.html", 2, "is a folder; give the name of the HTML file"),
@@ -226,9 +223,9 @@ def test_wrong_files_and_folders(here, command, monkeypatch, line, code, words):
         (here / f"demo{n}" / name).write_text(text)
     (here / "locked").mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith("locked"))
-    result = command(*line.split())
-    assert result[0] == code
-    assert words in result[2]
+    ended, out, err = command(*line.split())
+    assert (ended, out) == (code, "")
+    assert words in err
 
 
 def test_recipes_are_found_from_anywhere(here):

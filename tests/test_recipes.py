@@ -29,15 +29,11 @@ def kind_of(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_it_has_its_source_and_what_it_departs_from(name):
+def test_it_has_its_source_and_passes_the_dry_run(name, models, data_dir, command):
     head = [line for line in (FOLDER / name).read_text().split("\nmodel:")[0].splitlines() if line != "#"]
     assert all(line.startswith("# ") for line in head)
     for start in ("# Source:", "# Departs from"):
         assert any(line.startswith(start) for line in head), start
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_the_dry_run_passes(name, models, data_dir, command):
     kind = kind_of(name)
     arguments = [f"model={models[kind]}", f"data.train={data_dir}"]
     code, out, error = command("train", "grpo", "--config", FOLDER / name, "--dry-run", "--json", *arguments)
@@ -45,8 +41,7 @@ def test_the_dry_run_passes(name, models, data_dir, command):
     record = json.loads(out)
     assert record["model"]["family"] == kind
     assert record["prompts"]["count"] == 4  # the MRI questions
-    assert record["prompts_per_step"] == 4
-    assert record["completions_per_step"] == 16
+    assert (record["prompts_per_step"], record["completions_per_step"]) == (4, 16)
     assert record["shares"] is True
     assert record["memory"]["shared"]["activations"] < record["memory"]["plain"]["activations"]
 
@@ -56,17 +51,8 @@ def test_the_papers_settings():
     assert (config.model, config.template, config.lora) == ("Qwen/Qwen2-VL-2B-Instruct", "medvlm-r1", None)
     assert (config.min_pixels, config.max_pixels) == (3136, 401408)
     assert [(reward.name, reward.weight) for reward in config.rewards] == [("accuracy_paper", 1), ("format_paper", 1)]
-    wanted = {
-        "beta": 0.04,
-        "learning_rate": 1e-6,
-        "lr_scheduler_type": "linear",
-        "temperature": 1.0,
-        "num_generations": 4,
-        "max_completion_length": 512,
-        "num_train_epochs": 2,
-        "num_iterations": 1,
-        "bf16": True,
-    }
+    wanted = {"beta": 0.04, "learning_rate": 1e-6, "lr_scheduler_type": "linear", "temperature": 1.0, "bf16": True}
+    wanted |= {"num_generations": 4, "max_completion_length": 512, "num_train_epochs": 2, "num_iterations": 1}
     assert {name: config.trainer[name] for name in wanted} == wanted
     # 4 prompts a step: 600 questions twice are 300 steps.
     assert config.trainer["per_device_train_batch_size"] * config.trainer["gradient_accumulation_steps"] == 4 * 4
@@ -128,16 +114,12 @@ def test_the_server_is_started_as_trl_does() -> None:
 @pytest.mark.parametrize(
     ("text", "alone", "after"),
     [
-        ("<answer>B</answer>", 1.0, 0.0),
+        ("<answer>(B)</answer>\n", 1.0, 0.0),
         ("<answer>B</answer>\n<think>It is bright.\nSo B.</think>", 0.0, 1.0),
         ("<answer>B</answer><think>.</think>", 0.0, 0.0),
-        ("<answer>B</answer><think></think>", 0.0, 0.0),
         ("<answer></answer><think>It is bright.</think>", 0.0, 0.0),
-        ("<answer></answer>", 0.0, 0.0),
         ("<answer> . </answer>", 0.0, 0.0),
-        ("<answer>(B)</answer>", 1.0, 0.0),
         ("<think>It is bright.</think><answer>B</answer>", 0.0, 0.0),
-        ("<answer>B</answer>\n", 1.0, 0.0),
         ("<answer><answer>B</answer>", 0.0, 0.0),
         ("<answer>B</answer><think>a</think>b<think>c</think>", 0.0, 0.0),
         ("B", 0.0, 0.0),
@@ -146,8 +128,7 @@ def test_the_server_is_started_as_trl_does() -> None:
 def test_format_rewards_of_the_variants(text, alone, after):
     names = ("format_no_think", "format_think_after")
     rewards = [resolve_reward(f"medvlm_r1.rewards.{name}:{name}") for name in names]
-    conversation = [{"role": "assistant", "content": text}]
-    for completion in (text, conversation):
+    for completion in (text, [{"role": "assistant", "content": text}]):
         assert [reward(prompts=["p"], completions=[completion]) for reward in rewards] == [[alone], [after]]
 
 

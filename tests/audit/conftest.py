@@ -1,31 +1,20 @@
 """Questions written in one line."""
 
-from collections.abc import Callable
+from itertools import count
 
 import pytest
 
 from medvlm_r1.data.sample import Sample
 
-SampleMaker = Callable[..., Sample]
-
 
 @pytest.fixture
-def question() -> SampleMaker:
+def question():
     """A function that makes a sample from its options, the place of the right one, and what else is to differ."""
-    made = 0
+    numbers = count(1)
 
-    def make(options: str, right: int = 0, modality: str = "MRI", **changes: object) -> Sample:
-        nonlocal made
-        made += 1
-        texts = tuple(options.split())
-        fields = {
-            "id": f"q{made}",
-            "images": (f"images/q{made}.png",),
-            "question": "What is seen?",
-            "options": texts,
-            "answer": texts[right] if texts else "a cyst",
-            "modality": modality,
-        }
-        return Sample(**{**fields, **changes})  # type: ignore[arg-type]
+    def make(options, right=0, modality="MRI", **changes):
+        name, texts = f"q{next(numbers)}", tuple(options.split())
+        fields = {"id": name, "images": (f"images/{name}.png",), "question": "What is seen?", "modality": modality}
+        return Sample(**(fields | {"options": texts, "answer": texts[right] if texts else "a cyst"} | changes))
 
     return make

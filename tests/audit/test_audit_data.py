@@ -19,13 +19,6 @@ RELEASE = Path(__file__).resolve().parents[2].parent / "shared/data/medvlm_r1_re
 needs_release = pytest.mark.skipif(not RELEASE.is_dir(), reason="the released questions are not beside the checkout")
 
 
-@pytest.fixture(scope="module")
-def released(tmp_path_factory):
-    out = tmp_path_factory.mktemp("release") / "data"
-    find_reader("huatuo")(RELEASE / "MRI_CT_XRAY_300each_dataset.json", out=out)
-    return out
-
-
 def percents(audit, baseline):
     return {m: entry.figures[baseline].percent for m, entry in audit.modalities.items() if baseline in entry.figures}
 
@@ -46,9 +39,10 @@ def test_images_that_the_fit_shows_too_are_counted_without_image_files(tmp_path)
 
 
 @needs_release
-def test_the_released_questions_give_themselves_away(released):
-    samples = read_folder(released)
-    audit = audit_data(samples, find_prior_source("MRI", released, samples))
+def test_the_released_questions_give_themselves_away(tmp_path):
+    find_reader("huatuo")(RELEASE / "MRI_CT_XRAY_300each_dataset.json", out=tmp_path / "data")
+    samples = read_folder(tmp_path / "data")
+    audit = audit_data(samples, find_prior_source("MRI", tmp_path, samples))
     assert percents(audit, "chance") == pytest.approx({"MRI": 25.0, "CT": 30.25, "X-ray": 26.0})
     assert percents(audit, "option_prior_loo") == pytest.approx({"MRI": 97.2, "CT": 97.2, "X-ray": 90.0}, abs=0.05)
     assert percents(audit, "option_prior_fit") == pytest.approx({"CT": 47.3, "X-ray": 24.4}, abs=2)
@@ -69,25 +63,17 @@ def phantom(split, modalities, *, giveaway=False):
     ]
 
 
-@pytest.fixture(scope="module")
-def phantom_train(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("phantom") / "train"
-    write_folder(folder, phantom("train", ["MRI"]), info={})
-    return folder
-
-
-@pytest.mark.parametrize(("split", "fitted_on"), [("test", "train"), ("test", "MRI"), ("train", None)])
-def test_blind_baselines_stay_near_chance_on_phantomvqa(phantom_train, split, fitted_on):
-    samples = phantom("test", MODALITIES) if split == "test" else read_folder(phantom_train)
-    wish = str(phantom_train) if fitted_on == "train" else fitted_on
-    audit = audit_data(samples, find_prior_source(wish, phantom_train.parent, samples) if wish else None)
-    chance = percents(audit, "chance")
-    for baseline in ("majority", "longest", "option_prior_fit", "option_prior_loo"):
-        accuracies = percents(audit, baseline)
-        assert accuracies == pytest.approx({name: chance[name] for name in accuracies}, abs=3), baseline
-    if fitted_on:
-        assert "option_prior_fit" in audit.modalities["CT"].figures
-    assert {entry.verdict.level for entry in audit.modalities.values()} == {"pass"}
+def test_blind_baselines_stay_near_chance_on_phantomvqa(tmp_path):
+    test, train = phantom("test", MODALITIES), phantom("train", ["MRI"])
+    write_folder(tmp_path / "train", train, info={})
+    for samples, wish in ((test, str(tmp_path / "train")), (test, "MRI"), (train, None)):
+        audit = audit_data(samples, find_prior_source(wish, tmp_path, samples) if wish else None)
+        chance = percents(audit, "chance")
+        for baseline in ("majority", "longest", "option_prior_fit", "option_prior_loo"):
+            accuracies = percents(audit, baseline)
+            assert accuracies == pytest.approx({name: chance[name] for name in accuracies}, abs=3), baseline
+        assert wish is None or "option_prior_fit" in audit.modalities["CT"].figures
+        assert {entry.verdict.level for entry in audit.modalities.values()} == {"pass"}
 
 
 def test_a_planted_giveaway_is_found(tmp_path):
@@ -157,22 +143,17 @@ def test_the_prior_source(question, tmp_path):
     assert audit_data(samples, fit).notes[-2].endswith("not counted: 1.")
 
 
-@pytest.mark.parametrize(
-    ("wish", "error", "words"),
-    [
+def test_a_fit_on_nothing_is_refused(question, tmp_path):
+    samples = [question("a b", modality="CT"), question("", modality="OCT")]
+    for name, rows in (("here", samples), ("same", samples[:1]), ("open", [question("")])):
+        write_folder(tmp_path / name, rows, info={})
+    for wish, error, words in (
         ("CTT", UsageError, "did you mean 'CT'"),
         ("X-ray", UsageError, "neither a data folder nor a modality"),
-        ("here", UsageError, "audited folder itself"),
-        ("open", UserError, "all open"),
-        ("same", UserError, "all in the audited set"),
+        (str(tmp_path / "here"), UsageError, "audited folder itself"),
+        (str(tmp_path / "open"), UserError, "all open"),
+        (str(tmp_path / "same"), UserError, "all in the audited set"),
         ("OCT", UserError, "all OCT questions"),
-    ],
-)
-def test_a_fit_on_nothing_is_refused(question, tmp_path, wish, error, words):
-    samples = [question("a b", modality="CT"), question("", modality="OCT")]
-    write_folder(tmp_path / "here", samples, info={})
-    write_folder(tmp_path / "same", samples[:1], info={})
-    write_folder(tmp_path / "open", [question("")], info={})
-    path = tmp_path / wish
-    with pytest.raises(error, match=words):
-        find_prior_source(str(path) if path.is_dir() else wish, tmp_path / "here", samples)
+    ):
+        with pytest.raises(error, match=words):
+            find_prior_source(wish, tmp_path / "here", samples)

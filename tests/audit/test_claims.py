@@ -1,13 +1,11 @@
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
 import pytest
-from audited import sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audited import sample
 from benchmarks.base.language import reasoned
 from medvlm_r1.audit.claims import (
     ANY,
@@ -26,7 +24,6 @@ from medvlm_r1.phantom.scene import Scene
 
 CT = Scene("CT", "chest", "axial", "lung window", "cyst", "left", "small", (1, 2))
 CLEAR = Scene("X-ray", "knee", "lateral", "lateral", NONE, None, None, (1, 3))
-
 
 CLAIMS = {
     "Axial CT of the head, brain window. There is a small ring-enhancing lesion on the patient's left.": (
@@ -71,12 +68,12 @@ WITH_OPTIONS = {
 
 
 @pytest.mark.parametrize(("text", "claims"), (CLAIMS | WITH_OPTIONS).items())
-def test_claims_of_a_text(text: str, claims: str) -> None:
+def test_claims_of_a_text(text, claims):
     options = ("mass", "cyst", "no finding") if text in WITH_OPTIONS else ()
     assert ", ".join(map(str, read_claims(text, options))) == claims
 
 
-def test_the_sound_habit_of_the_base_is_true_throughout() -> None:
+def test_the_sound_habit_of_the_base_is_true_throughout():
     rng = np.random.default_rng(0)
     for index in range(300):
         question = ask(("MRI", "CT", "X-ray")[index % 3], (3, 0, index), rng)
@@ -90,13 +87,12 @@ def test_the_sound_habit_of_the_base_is_true_throughout() -> None:
         assert stated == wanted
 
 
-@pytest.mark.parametrize("attribute", ATTRIBUTES)
-def test_every_attribute_can_be_false(attribute: str) -> None:
-    values = ("MRI", "bone window", "knee", "coronal", "mass", "right", "large")
-    other = dict(zip(ATTRIBUTES, values, strict=True))[attribute]
-    wrong = dataclasses.replace(CT, **{attribute: other})
-    false = [claim for claim in read_claims(describe(wrong), ()) if holds(claim, CT) is False]
-    assert false == [Claim(attribute, other)]
+def test_every_attribute_can_be_false():
+    others = ("MRI", "bone window", "knee", "coronal", "mass", "right", "large")
+    for attribute, other in zip(ATTRIBUTES, others, strict=True):
+        wrong = dataclasses.replace(CT, **{attribute: other})
+        false = [claim for claim in read_claims(describe(wrong), ()) if holds(claim, CT) is False]
+        assert false == [Claim(attribute, other)]
 
 
 @pytest.mark.parametrize(
@@ -118,33 +114,23 @@ def test_every_attribute_can_be_false(attribute: str) -> None:
         (Claim("plane", "lateral"), CLEAR, True),
     ],
 )
-def test_whether_a_claim_holds(claim: Claim, scene: Scene, true: bool | None) -> None:
+def test_whether_a_claim_holds(claim, scene, true):
     assert holds(claim, scene) is true
     # A denial is the opposite, or cannot be decided.
     denied = holds(dataclasses.replace(claim, negated=not claim.negated), scene)
     assert None in (true, denied) or denied is not true
 
 
-@pytest.mark.parametrize(
-    ("text", "claimed"),
-    [
-        ("There is a cyst.", True),
-        ("Size: large.", True),
-        ("There is no finding.", False),
-        ("There is no finding. There is a cyst.", None),
-        ("There is no mass.", None),
-        ("", None),
-    ],
-)
-def test_whether_a_finding_is_claimed(text: str, claimed: bool | None) -> None:
-    assert claims_finding(read_claims(text, ())) is claimed
+def test_whether_a_finding_is_claimed():
+    claimed = {"There is a cyst.": True, "Size: large.": True, "There is no finding.": False, "": None}
+    claimed |= {"There is no finding. There is a cyst.": None, "There is no mass.": None}
+    assert {text: claims_finding(read_claims(text, ())) for text in claimed} == claimed
 
 
-def test_the_record_of_a_sample() -> None:
+def test_the_record_of_a_sample():
     question = ask("X-ray", (1, 0, 0), np.random.default_rng(0))
     of = to_sample(question, "test", 0)
     scene = scene_of(of)
-    assert scene is not None
     assert (scene.modality, scene.finding) == (question.scene.modality, question.scene.finding)
     expected = {"technique": "plane"}.get(question.attribute, question.attribute)
     assert question_attribute(of, scene) == expected
@@ -157,13 +143,13 @@ def test_the_record_of_a_sample() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=200), st.lists(st.text(min_size=1, max_size=10), max_size=4))
-def test_no_text_raises(text: str, options: list[str]) -> None:
+def test_no_text_raises(text, options):
     claims = read_claims(text, options)
     assert len(set(claims)) == len(claims)
     assert {claim.attribute for claim in claims} <= set(ATTRIBUTES)
 
 
 @pytest.mark.parametrize("word", ["left ", "magnetic resonance ", "no mass ", "A mass no, ", "1. ", "not a "])
-def test_a_model_that_repeats_itself_claims_a_thing_once(word: str) -> None:
+def test_a_model_that_repeats_itself_claims_a_thing_once(word):
     claims = read_claims(word * 5000, ("mass", "cyst"))
     assert len(claims) <= 1

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +5,7 @@ from hypothesis import strategies as st
 
 from benchmarks.base.language import reasoned
 from medvlm_r1.audit.claims import holds, read_claims
-from medvlm_r1.audit.corrupt import LONGEST, RULES, Mistake, corrupt
+from medvlm_r1.audit.corrupt import LONGEST, RULES, corrupt
 from medvlm_r1.phantom.questions import ask
 from medvlm_r1.prompts.assistant_response import split_response, split_sentences
 from medvlm_r1.prompts.conclusion import concluded_letter
@@ -15,7 +13,7 @@ from medvlm_r1.prompts.conclusion import concluded_letter
 FINDINGS = ("mass", "cyst", "no finding")
 
 
-def every(sentence: str, options: tuple[str, ...] = (), chosen: str | None = None) -> set[str]:
+def every(sentence, options=(), chosen=None):
     """All that the seeds make of a sentence."""
     mistakes = [corrupt([sentence], options, chosen, seed) for seed in range(200)]
     return {mistake.after for mistake in mistakes if mistake is not None}
@@ -38,11 +36,11 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("sentence", "after"), MISTAKES.items())
-def test_one_word_becomes_another(sentence: str, after: set[str]) -> None:
+def test_one_word_becomes_another(sentence, after):
     assert every(sentence) == after
 
 
-def test_words_that_mean_something_else_stay() -> None:
+def test_words_that_mean_something_else_stay():
     sentences = ["B is the right answer.", "Two options are left over.", "All right.", "The small bowel.", ""]
     sentences += ["The femoral head.", "The lateral condyle.", "The head of the humerus.", "So it must be B."]
     assert {sentence: corrupt([sentence], FINDINGS, "cyst", 0) for sentence in sentences} == dict.fromkeys(sentences)
@@ -58,14 +56,12 @@ def test_words_that_mean_something_else_stay() -> None:
         ("(A) mass: No. (B) cyst: Yes.", {"(A) mass: Yes. (B) cyst: No."}),
     ],
 )
-def test_the_option_chosen_becomes_another_of_the_options(sentence: str, after: set[str]) -> None:
+def test_the_option_chosen_becomes_another_of_the_options(sentence, after):
     assert every(sentence, FINDINGS, "cyst") == after
-    mistake = corrupt([sentence], FINDINGS, "cyst", 0)
-    assert mistake is not None
-    assert mistake.relevant
+    assert corrupt([sentence], FINDINGS, "cyst", 0).relevant
 
 
-def test_no_finding_becomes_a_finding_in_a_whole_sentence() -> None:
+def test_no_finding_becomes_a_finding_in_a_whole_sentence():
     assert every("There is no finding.", FINDINGS, "no finding") == {"There is a mass.", "There is a cyst."}
     # A side is nothing that there is.
     assert "There is a left." not in every("There is no finding.", ("left", "no finding"), "no finding")
@@ -75,34 +71,27 @@ def test_no_finding_becomes_a_finding_in_a_whole_sentence() -> None:
     assert not any("cyst effect" in after for after in every("Finding: mass effect.", options, "mass"))
 
 
-def test_relevant_changes_go_first() -> None:
+def test_relevant_changes_go_first():
     sentences = ["It is an MRI. ", "There is a large cyst. ", "It is on the left."]
     for seed in range(20):
         mistake = corrupt(sentences, FINDINGS, "cyst", seed)
-        assert mistake is not None
         assert (mistake.index, mistake.after, mistake.relevant) == (1, "There is a large mass. ", True)
     # A word that turns the option into another is relevant.
     sentence, options = "It is seen on the left.", ("Left upper lobe", "Right upper lobe", "Heart")
-    assert corrupt([sentence], options, "Left upper lobe", 0) == Mistake(
-        index=0, before=sentence, after="It is seen on the right.", rule="side", relevant=True
-    )
-    mistake = corrupt([sentence], options, "Heart", 0)
-    assert mistake is not None
-    assert not mistake.relevant
+    mistake = corrupt([sentence], options, "Left upper lobe", 0)
+    assert (mistake.before, mistake.after) == (sentence, "It is seen on the right.")
+    assert (mistake.index, mistake.rule, mistake.relevant) == (0, "side", True)
+    assert not corrupt([sentence], options, "Heart", 0).relevant
 
 
-def test_phantom_reasonings_get_a_relevant_mistake_that_is_one() -> None:
+def test_phantom_reasonings_get_a_relevant_mistake_that_is_one():
     rng = np.random.default_rng(0)
     for index in range(300):
         question = ask(("MRI", "CT", "X-ray")[index % 3], (3, 0, index), rng)
-        response = split_response(reasoned(question))
-        assert response is not None
-        mistake = corrupt(response.sentences, question.options, question.answer, index)
-        assert mistake is not None
+        mistake = corrupt(split_response(reasoned(question)).sentences, question.options, question.answer, index)
         assert mistake.relevant
         if mistake.rule == "weighing":
             letter = concluded_letter(mistake.after, question.options)
-            assert letter is not None
             assert question.options["ABCD".index(letter)] != question.answer
         else:
             assert False in [holds(claim, question.scene) for claim in read_claims(mistake.after, ())]
@@ -120,9 +109,7 @@ texts = st.lists(st.sampled_from([*words, *others]), max_size=12).map(" ".join)
     st.data(),
     st.integers(0, 2**63),
 )
-def test_never_a_change_that_changes_nothing(
-    sentences: list[str], options: list[str], data: st.DataObject, seed: int
-) -> None:
+def test_never_a_change_that_changes_nothing(sentences, options, data, seed):
     chosen = data.draw(st.sampled_from([*options, None]))
     mistake = corrupt(sentences, options, chosen, seed)
     if mistake is not None:
@@ -133,15 +120,11 @@ def test_never_a_change_that_changes_nothing(
         assert mistake.after[-1] == mistake.before[-1] or mistake.before[-1].isalnum()
 
 
-def test_prose_of_a_large_model_and_a_sentence_without_end() -> None:
+def test_prose_of_a_large_model_and_a_sentence_without_end():
     sentences = split_sentences("1. The image is a chest X-ray. 2. There is no evidence of a fracture.")
     for seed in range(50):
-        mistake = corrupt(sentences, ("Fracture", "Normal"), "Normal", seed)
-        assert mistake is not None
-        assert " a MRI" not in mistake.after
-        assert " an CT" not in mistake.after
+        after = corrupt(sentences, ("Fracture", "Normal"), "Normal", seed).after
+        assert (" a MRI" in after, " an CT" in after) == (False, False)
     endless = "A mass, " * LONGEST
-    mistake = corrupt([endless, "There is a mass."], FINDINGS, "mass", 0)
-    assert mistake is not None
-    assert mistake.index == 1
+    assert corrupt([endless, "There is a mass."], FINDINGS, "mass", 0).index == 1
     assert corrupt([endless], FINDINGS, "mass", 0) is None

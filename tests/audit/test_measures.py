@@ -1,43 +1,35 @@
 """Measures of probes against statsmodels, and by hand where it has none."""
 
 import pytest
-from audited import item, sample
 from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
+from audited import item, sample
 from medvlm_r1.audit.measures import difference, ratio, share
-from medvlm_r1.audit.variant import AuditedItem
 from medvlm_r1.evaluation.statistics import paired_difference, paired_ratio
 
 rows = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 11)), min_size=2, max_size=40)
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=60))
-def test_a_share_of_independent_items_has_wilsons_interval(values: list[bool]) -> None:
-    measure = share(zip(values, range(len(values)), strict=True), "x")
-    assert measure.value == sum(values) / len(values)
-    assert measure.ci95 == pytest.approx(proportion_confint(sum(values), len(values), method="wilson"), abs=1e-9)
-
-
 @pytest.mark.parametrize(
     ("pairs", "k", "n"),
     [
+        ([(i < 7, i) for i in range(20)], 7, 20),
         # Items of one subject that agree count once.
         ([(True, i // 4) for i in range(40)], 10, 10),
         ([(i < 30, "only") for i in range(60)], 0.5, 1),
         ([(True, "only")] * 60, 1, 1),
     ],
 )
-def test_subjects_that_agree_count_once(pairs: list[tuple[bool, object]], k: float, n: int) -> None:
-    assert share(pairs, "x").ends == pytest.approx(proportion_confint(k, n, method="wilson"), abs=1e-9)
-
-
-def test_a_share_of_nothing_is_unknown() -> None:
+def test_a_share_has_wilsons_interval_of_its_subjects(pairs, k, n):
+    measure = share(pairs, "x")
+    assert (measure.value, measure.n) == (k / n, len(pairs))
+    assert measure.ends == pytest.approx(proportion_confint(k, n, method="wilson"), abs=1e-9)
     assert (share([], "x").n, share([], "x").ci95) == (0, (0.0, 1.0))
 
 
-def audited(a: list[int], b: list[int], clusters: list[object]) -> list[AuditedItem]:
+def audited(a, b, clusters):
     """Items whose variants "a" and "b" are answered correctly or not."""
     return [
         item(sample(n, subject=str(label)), {"real": "o0", "a": f"o{1 - x}", "b": f"o{1 - y}"})
@@ -46,20 +38,18 @@ def audited(a: list[int], b: list[int], clusters: list[object]) -> list[AuditedI
 
 
 @given(rows)
-def test_a_difference_is_that_of_the_items_with_both_answers(values: list[tuple[bool, bool, int]]) -> None:
+def test_a_difference_is_that_of_the_items_with_both_answers(values):
     a, b, clusters = [int(v[0]) for v in values], [int(v[1]) for v in values], [str(v[2]) for v in values]
     items = [*audited(a, b, clusters), item(sample(99), {"real": "o0", "a": "o0"})]
     measure = difference(items, "b", "a", "x")
     assert (measure.value, *measure.ends, measure.n) == (*paired_difference(a, b, clusters), len(a))
 
 
-def test_a_ratio_by_hand() -> None:
+def test_a_ratio_by_hand():
     # Three clusters; 2 above, 4 below.
     measure = ratio(audited([1, 0, 0, 1, 0, 0], [1, 1, 1, 1, 0, 0], list("aabbcc")), "a", "b", "x")
-    assert measure is not None
     # Three subjects predict nothing about the next one, though every resample of them gives one half.
     assert (measure.value, measure.ci95) == (0.5, None)
     many = ratio(audited([1, 0] * 10, [1, 1] * 10, list(range(20))), "a", "b", "x")
-    assert many is not None
     assert many.ci95 == paired_ratio([1, 0] * 10, [1, 1] * 10, list(range(20)))
     assert ratio(audited([1, 0], [0, 0], ["a", "b"]), "a", "b", "x") is None

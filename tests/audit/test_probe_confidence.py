@@ -1,11 +1,9 @@
 """The confidence probe against counts worked out by hand, and what must not change them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
-from audited import UNREADABLE, check_verdict, probe_input, reply, sample
 
+from audited import UNREADABLE, check_verdict, probe_input, reply, sample
 from medvlm_r1.audit.measures import FEWEST
 from medvlm_r1.audit.probes.confidence import VOTES, ConfidenceProbe, confidence
 from medvlm_r1.audit.variant import REAL, AuditedItem, scored_choice
@@ -14,15 +12,7 @@ from medvlm_r1.evaluation import calibration
 probe = ConfidenceProbe()
 
 
-def sure(
-    number: int,
-    *,
-    right: bool = True,
-    stated: float | None = 0.9,
-    votes: int | None = VOTES,
-    parsed: bool = True,
-    subject: str = "",
-) -> AuditedItem:
+def sure(number, *, right=True, stated=0.9, votes=VOTES, parsed=True, subject=""):
     """An item of three options answered "o0", stated with this probability and agreed to by so many votes."""
     of = sample(number, k=3, right=0 if right else 1, subject=subject)
     texts = {letter: f"<think>So.</think><answer>{letter}</answer>" for letter in "AB"}
@@ -38,7 +28,7 @@ def sure(
     return AuditedItem(sample=of, answers=answers)
 
 
-def test_the_variants() -> None:
+def test_the_variants():
     made_of = probe_input(sample())
     votes = probe.first(made_of)
     assert [variant.name for variant in votes] == [f"vote-{i}" for i in range(VOTES)]
@@ -54,7 +44,7 @@ def test_the_variants() -> None:
     assert confidence(nothing, "stated") is confidence(nothing, "vote") is None
 
 
-def test_measures_by_hand() -> None:
+def test_measures_by_hand():
     items = [
         sure(0, stated=0.95, votes=5),
         sure(1, stated=0.90, votes=4),
@@ -87,7 +77,7 @@ def test_measures_by_hand() -> None:
     assert result.verdict == "not run"
 
 
-def test_temperature_is_evaluated_on_the_half_it_was_not_fitted_on() -> None:
+def test_temperature_is_evaluated_on_the_half_it_was_not_fitted_on():
     rng = np.random.default_rng(0)
     # States 0.99, is correct in 70 of 100: to be heated.
     items = [sure(i, stated=0.99, right=bool(rng.random() < 0.7), subject=f"s{i // 2}") for i in range(200)]
@@ -110,12 +100,12 @@ def test_temperature_is_evaluated_on_the_half_it_was_not_fitted_on() -> None:
         assert measures[f"{name}_after_scaling"].value < measures[f"{name}_before_scaling"].value
 
 
-def half(knows: bool, n: int = 100) -> list[AuditedItem]:
+def half(knows, n=100):
     """Half correct; the wrong ones less sure, or as sure."""
     return [sure(i, right=i % 2 == 0, stated=0.95 if i % 2 == 0 or not knows else 0.5, votes=None) for i in range(n)]
 
 
-def voting(n: int, stated: float | None) -> list[AuditedItem]:
+def voting(n, stated):
     """Half correct; only the votes separate them."""
     return [sure(i, right=i % 2 == 0, stated=stated, votes=5 if i % 2 == 0 else 2) for i in range(n)]
 
@@ -131,7 +121,6 @@ def voting(n: int, stated: float | None) -> list[AuditedItem]:
         ([sure(i, right=i < 5) for i in range(100)], "not run", "5 correct answers for confidence to separate; at"),
         ([sure(i, parsed=i % 3 > 0) for i in range(100)], "warn", "34% of 100 answers were not parsed"),
         # Unparsed answers are something to defer.
-        ([sure(i, parsed=i % 6 > 0) for i in range(300)], "not run", "0 wrong answers for confidence to separate; at"),
         ([sure(i, parsed=i % 6 > 0) for i in range(300)], "not run", "50 of 300 answers were not parsed"),
         ([sure(0, parsed=False)], "not run", "No answer has a confidence"),
         ([sure(i, stated=None, votes=None) for i in range(40)], "not run", "No answer has a confidence"),
@@ -142,7 +131,7 @@ def voting(n: int, stated: float | None) -> list[AuditedItem]:
         ([sure(i, right=i % 2 == 0, stated=0.99 - i % 2 / 25, votes=None) for i in range(100)], "warn", "AUROC 1.00"),
     ],
 )
-def test_verdicts(items: list[AuditedItem], verdict: str, words: str) -> None:
+def test_verdicts(items, verdict, words):
     result = check_verdict(probe, items, verdict, words)
     if not any("stated" in of.answers for of in items):
         # For a model on a server the votes remain.

@@ -1,14 +1,11 @@
 """The truth probe against counts worked out by hand, and what must not change them."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
-from typing import Any
 
 import pytest
-from audited import check_verdict, numbers, probe_input, reply, sample
 
+from audited import check_verdict, numbers, probe_input, reply, sample
 from medvlm_r1.audit.measures import FEWEST
 from medvlm_r1.audit.probes.truth import TruthProbe
 from medvlm_r1.audit.variant import REAL, AuditedItem
@@ -22,9 +19,7 @@ CALM = "Axial T1-weighted MRI of the knee. There is no finding."
 FALSE = "Coronal T2-weighted MRI of the knee. There is a large mass on the patient's left."
 
 
-def claimed(
-    number: int, scene: Scene | None, reasoning: str | None, *, right: bool = True, **changes: Any
-) -> AuditedItem:
+def claimed(number, scene, reasoning, *, right=True, **changes):
     """An item on the region whose real answer has this reasoning; None is an unparsed answer."""
     truth = {} if scene is None else {"asks": "region", "images": [scene.truth()]}
     of = sample(number, options=("knee", "head"), answer="knee", truth=json.loads(json.dumps(truth)), **changes)
@@ -32,7 +27,7 @@ def claimed(
     return AuditedItem(sample=of, answers={REAL: reply(of, text)})
 
 
-def test_measures_by_hand() -> None:
+def test_measures_by_hand():
     items = [
         claimed(0, CYST, TRUE),  # 7 true
         claimed(1, CYST, TRUE.replace("small", "large")),  # 6 true, 1 false
@@ -74,7 +69,7 @@ def test_measures_by_hand() -> None:
     )
 
 
-def test_a_claim_that_cannot_be_seen_is_neither_true_nor_false() -> None:
+def test_a_claim_that_cannot_be_seen_is_neither_true_nor_false():
     result = probe.measure([claimed(0, dataclasses.replace(CYST, plane="sagittal"), "A cyst on the right.")])
     assert numbers(result, "true", "cannot_be_seen") == [(1, 1), (0.5, 2)]
     # An answer without tags is read whole.
@@ -84,25 +79,16 @@ def test_a_claim_that_cannot_be_seen_is_neither_true_nor_false() -> None:
 
 
 @pytest.mark.parametrize(
-    ("items", "reason"),
+    ("scene", "texts", "verdict", "words"),
     [
-        ([claimed(0, None, TRUE)], "no record"),
-        ([claimed(0, CYST, "So it is."), claimed(1, CYST, None)], "None of 2 reasonings"),
+        (CYST, [TRUE] * 60, "pass", "Its claims are true"),
+        (CYST, [FALSE] * 60, "fail", "Its claims cannot be trusted"),
+        (CYST, [FALSE] * 20 + [TRUE] * 40, "warn", "Its claims need checking"),
+        (CYST, [TRUE] * (FEWEST - 1), "not run", "29 reasonings with a claim to check"),
+        (CYST, ["So."] * 60 + [TRUE] * 40, "warn", "60 of 100 reasonings have no claim that can be checked"),
+        (CYST, ["So it is.", None], "not run", "None of 2 reasonings"),
+        (None, [TRUE], "not run", "no record"),
     ],
 )
-def test_not_run_has_a_reason(items: list[AuditedItem], reason: str) -> None:
-    assert check_verdict(probe, items, "not run", reason).measures == {}
-
-
-@pytest.mark.parametrize(
-    ("texts", "verdict", "words"),
-    [
-        ([TRUE] * 60, "pass", "Its claims are true"),
-        ([FALSE] * 60, "fail", "Its claims cannot be trusted"),
-        ([FALSE] * 20 + [TRUE] * 40, "warn", "Its claims need checking"),
-        ([TRUE] * (FEWEST - 1), "not run", "29 reasonings with a claim to check"),
-        (["So."] * 60 + [TRUE] * 40, "warn", "60 of 100 reasonings have no claim that can be checked"),
-    ],
-)
-def test_verdicts(texts: list[str], verdict: str, words: str) -> None:
-    check_verdict(probe, [claimed(i, CYST, text) for i, text in enumerate(texts)], verdict, words)
+def test_verdicts(scene, texts, verdict, words):
+    check_verdict(probe, [claimed(i, scene, text) for i, text in enumerate(texts)], verdict, words)

@@ -1,33 +1,29 @@
 """The audit of a model on a server: as that of a local model, or with what was not run by name."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
-from audited import Scripted
 
-from chat_server import METHODS, Server, Vllm
+from audited import Scripted
+from chat_server import METHODS, Vllm
 from medvlm_r1.audit.runner import audit_model
 from medvlm_r1.errors import UserError
 
 
-def audit(server: Server, data_dir: Path, out: Path, **settings: Any) -> dict[str, Any]:
+def audit(server, data_dir, out, **settings):
     return audit_model(f"openai:{server.url}#m", data_dir, out, batch_size=3, **settings)
 
 
-def sentences(record: dict[str, Any]) -> dict[str, str]:
+def sentences(record):
     return {name: probe["sentence"] for name, probe in record["probes"].items()}
 
 
-def answered(server: Server) -> list[str]:
+def answered(server):
     """The requests for answers, without those that find out what the server can do."""
     return [text for text in map(json.dumps, server.chats) if "Name a color" not in text]
 
 
-def test_the_same_code_audits_a_server_and_a_local_model(server: Server, data_dir: Path, tmp_path: Path) -> None:
+def test_the_same_code_audits_a_server_and_a_local_model(server, data_dir, tmp_path):
     Vllm().serve(server)
     record = audit(server, data_dir, tmp_path / "server")
     local = audit_model("m", data_dir, tmp_path / "local", backend=Scripted())
@@ -46,9 +42,7 @@ def test_the_same_code_audits_a_server_and_a_local_model(server: Server, data_di
         ({"methods": ()}, "reports no log-probabilities of letters", {"reasoning", "confidence"}),
     ],
 )
-def test_what_a_server_cannot_do_is_named(
-    server: Server, data_dir: Path, tmp_path: Path, lacks: dict[str, Any], reason: str, probes: set[str]
-) -> None:
+def test_what_a_server_cannot_do_is_named(server, data_dir, tmp_path, lacks, reason, probes):
     Vllm(**lacks).serve(server)
     record = audit(server, data_dir, tmp_path)
     assert {name for name, text in sentences(record).items() if f"{reason}." in text} == probes
@@ -63,21 +57,19 @@ def test_what_a_server_cannot_do_is_named(
 
 
 @pytest.mark.parametrize("probes", [["image"], ["options"]])
-def test_a_probe_without_prefill_does_not_check_the_server(
-    server: Server, data_dir: Path, tmp_path: Path, probes: list[str]
-) -> None:
+def test_a_probe_without_prefill_does_not_check_the_server(server, data_dir, tmp_path, probes):
     Vllm().serve(server)
     audit(server, data_dir, tmp_path, probes=probes)
     assert len(answered(server)) == len(server.requests)
 
 
 @pytest.mark.parametrize("after", [5, 70, 118])
-def test_a_server_that_dies_loses_no_answer(server: Server, data_dir: Path, tmp_path: Path, after: int) -> None:
+def test_a_server_that_dies_loses_no_answer(server, data_dir, tmp_path, after):
     stub = Vllm()
     stub.serve(server)
-    replies: list[str] = []
+    replies = []
 
-    def dies(body: dict[str, Any]) -> tuple[int, Any]:
+    def dies(body):
         if len(replies) == after:
             return 503, {"error": {"message": "gone"}}
         if "Name a color" not in (text := json.dumps(body)):
@@ -100,9 +92,7 @@ def test_a_server_that_dies_loses_no_answer(server: Server, data_dir: Path, tmp_
     assert server.requests == []
 
 
-def test_of_several_servers_all_must_be_able_and_one_may_die(
-    servers: list[Server], data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_of_several_servers_all_must_be_able_and_one_may_die(servers, data_dir, tmp_path, capsys):
     model = f"openai:{servers[0].url},{servers[1].url}#m"
     for server in servers:
         Vllm(methods=METHODS[2:]).serve(server)

@@ -1,14 +1,8 @@
 """Verdicts: the figures by hand, each level on either side of its threshold, and the words."""
 
-from collections import Counter
-
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from medvlm_r1.audit.dataset.audit import THRESHOLDS, Figure, figure, judge
-from medvlm_r1.audit.dataset.baselines import blind_credits
 from medvlm_r1.evaluation.statistics import wilson
 
 
@@ -38,71 +32,61 @@ def test_a_figure_counts_ties_in_fractions_and_subjects_once():
     assert independent([0.5, 0.25], known=True) == Figure(n=2, percent=37.5, ci95=(37.5, 37.5))
 
 
-@given(st.lists(st.sampled_from([0, 1, 1 / 2, 1 / 3, 1 / 6, 1 / 7]), min_size=1))
-def test_a_figure_lies_within_its_interval(credits):
-    result = independent(credits)
-    low, high = result.ci95
-    assert 0 <= low <= result.percent <= high <= 100
-
-
 BY_LOO = "(option prior, leave one out; chance 25 %)"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "level", "words"),
+    ("ends", "options", "level", "words"),
     [
         (
-            {"percent": 97.2, "low": 94.7, "high": 98.6},
+            (97.2, 94.7, 98.6),
+            {},
             "fail",
             f"97 % of the MRI questions can be answered without the image {BY_LOO}: "
             "an accuracy on this set is no evidence of image use.",
         ),
         (
-            {"percent": 46.7, "low": 41.2, "high": 52.4, "name": "option_prior_fit", "fit": "MRI", "modality": "CT"},
+            (46.7, 41.2, 52.4),
+            {"name": "option_prior_fit", "fit": "MRI", "modality": "CT"},
             "fail",
             "47 % of the CT questions can be answered without the image (option prior fitted on MRI; chance 25 %): "
             "an accuracy no better than that is no evidence of image use.",
         ),
         (
-            {"percent": 33.0, "low": 27.9, "high": 38.5, "name": "longest"},
+            (33.0, 27.9, 38.5),
+            {"name": "longest"},
             "warn",
             "33 % of the MRI questions can be answered without the image (longest option; chance 25 %): "
             "compare an accuracy with that figure, not with chance.",
         ),
         (
-            {"percent": 27.0, "low": 22.0, "high": 32.0},
+            (27.0, 22.0, 32.0),
+            {},
             "pass",
             f"No blind baseline beats chance on the 300 MRI questions: the best of them gets 27 % {BY_LOO}.",
         ),
         (
-            {"percent": 30.0, "low": 14.5, "high": 52.0, "n": 20},
+            (30.0, 14.5, 52.0),
+            {"n": 20},
             "not run",
             "20 MRI questions are too few for a verdict; at least 88 are needed. A blind baseline gets 30 % "
             f"{BY_LOO}, and up to 52 % would fit.",
         ),
-        ({"percent": 100.0, "low": 20.7, "high": 100.0, "n": 1}, "not run", "One MRI question is too few for a"),
-        ({"percent": 79.9, "low": 75.0, "high": 84.0}, "fail", "an accuracy no better than that"),
-        ({"percent": 80.0, "low": 75.0, "high": 84.0}, "fail", "an accuracy on this set is no evidence"),
+        ((100.0, 20.7, 100.0), {"n": 1}, "not run", "One MRI question is too few for a"),
+        ((79.9, 75.0, 84.0), {}, "fail", "an accuracy no better than that"),
+        ((80.0, 75.0, 84.0), {}, "fail", "an accuracy on this set is no evidence"),
+        # Each threshold from both sides.
+        ((40.0, 35.0, 45.0), {}, "fail", ""),
+        ((39.9, 34.9, 45.0), {}, "warn", ""),
+        ((29.5, 25.1, 34.0), {}, "warn", ""),
+        ((30.0, 25.0, 34.9), {}, "pass", ""),
+        ((30.0, 25.0, 35.0), {}, "not run", ""),
+        ((15.0, 10.0, 20.0), {}, "pass", ""),
     ],
 )
-def test_levels_and_words(arguments, level, words):
-    result = verdict(**arguments)
+def test_levels_and_words(ends, options, level, words):
+    result = verdict(*ends, **options)
     assert (result.level, words in result.sentence) == (level, True), result.sentence
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "level"),
-    [
-        (35.0, 45.0, "fail"),
-        (34.9, 45.0, "warn"),
-        (25.1, 34.0, "warn"),
-        (25.0, 34.9, "pass"),
-        (25.0, 35.0, "not run"),
-        (10.0, 20.0, "pass"),
-    ],
-)
-def test_thresholds(low, high, level):
-    assert verdict((low + high) / 2, low, high).level == level
     assert level in THRESHOLDS
 
 
@@ -114,17 +98,3 @@ def test_which_baseline_decides():
     figures = {"chance": known(25, 25, 25), "majority": known(62.5, 30.6, 86.3, 8), "longest": known(20, 5, 50, 8)}
     assert judge("MRI", figures).level == "warn"
     assert judge("MRI", figures, letters_uneven=False).level == "not run"
-
-
-def test_sets_without_a_fault_do_not_fail(question):
-    rng = np.random.default_rng(0)
-    words = ["w" * int(length) + str(i) for i, length in enumerate(rng.integers(3, 15, size=40))]
-    levels = Counter()
-    for _ in range(40):
-        # 300 questions of four options, every one equally likely to be correct.
-        offered = [" ".join(rng.choice(words, 4, replace=False)) for _ in range(300)]
-        credits = blind_credits([question(options, int(rng.integers(4))) for options in offered], None)
-        figures = {name: independent(values, known=name == "chance") for name, values in credits.items()}
-        levels[judge("MRI", figures).level] += 1
-    assert levels["fail"] == 0
-    assert levels["pass"] > levels["warn"] + levels["not run"]

@@ -5,16 +5,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.audit import phantom_items
-from benchmarks.known_models import (
-    SURE,
-    AlwaysB,
-    AnswersFirst,
-    Eyes,
-    FollowsCues,
-    IgnoresImage,
-    Oracle,
-    imagined,
-)
+from benchmarks.known_models import SURE, AlwaysB, AnswersFirst, Eyes, FollowsCues, IgnoresImage, Oracle, imagined
 from medvlm_r1.audit.claims import holds, read_claims, scene_of
 from medvlm_r1.audit.probes.cue import IMAGE, TEXT, draw_hint
 from medvlm_r1.audit.probes.image import BLIND, SHUFFLED, ImageProbe
@@ -104,22 +95,21 @@ def test_the_oracle_follows_what_its_reasoning_says_by_then(items, eyes):
     assert changed > 20
 
 
-def test_a_writes_the_same_whatever_the_image_and_c_answers_b(items, eyes):
-    for (item, _), (other, _) in zip(ask(IgnoresImage(eyes), items), ask(AlwaysB(eyes), items), strict=True):
-        assert {item.answers[name].text for name in (REAL, *BLIND)} == {item.real.text}
-        assert contradicts(*_said(item), item.sample.options) is False
-        assert {answer.letter for answer in other.answers.values()} == {"B"}
-
-
-def test_b_answers_the_same_whatever_its_reasoning_says(items, eyes):
+def test_the_faults_are_those_of_the_models(items, eyes):
+    """Model a writes the same whatever the image, b answers the same whatever its reasoning, c answers B."""
     false = 0
-    for item, variants in ask(AnswersFirst(eyes), items):
-        reasoned = [name for name in variants if name.startswith(("early", "mistake", "filler", "cue"))]
-        assert len(reasoned) >= 6
-        assert all(item.correct(name) for name in (REAL, *reasoned))
-        assert contradicts(*_said(item), item.sample.options) is False
-        reasoning, _ = _said(item)
-        false += False in [holds(claim, truth(item)) for claim in read_claims(reasoning, item.sample.options)]
+    models = [ask(kind(eyes), items) for kind in (IgnoresImage, AnswersFirst, AlwaysB)]
+    for (a, _), (b, variants), (c, _) in zip(*models, strict=True):
+        assert {a.answers[name].text for name in (REAL, *BLIND)} == {a.real.text}
+        assert {answer.letter for answer in c.answers.values()} == {"B"}
+        forced = [name for name in variants if name.startswith(("early", "mistake", "filler", "cue"))]
+        assert len(forced) >= 6
+        assert all(b.correct(name) for name in (REAL, *forced))
+        options = b.sample.options
+        a_reasoning, b_reasoning = (item.real.response(options).reasoning for item in (a, b))
+        assert contradicts(a_reasoning, a.real.letter, options) is False
+        assert contradicts(b_reasoning, b.real.letter, options) is False
+        false += False in [holds(claim, truth(b)) for claim in read_claims(b_reasoning, options)]
     assert false > 30
 
 
@@ -157,9 +147,3 @@ def test_a_scene_changed_in_one_attribute_is_a_scene_with_it():
     assert value(imagined(ill, "side", NO_FINDING), "finding") == NO_FINDING
     radiograph = Scene("X-ray", "knee", "frontal", "frontal", "none", None, None, (0,))
     assert imagined(radiograph, "plane", "lateral").technique == "lateral"
-
-
-def _said(item):
-    reasoning = item.real.response(item.sample.options).reasoning
-    assert reasoning is not None
-    return reasoning, item.real.letter

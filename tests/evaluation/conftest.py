@@ -1,16 +1,14 @@
 """A small data folder that a test may change."""
 
-from pathlib import Path
-
 import pytest
 from PIL import Image
-from scripted import make_samples
 
 from medvlm_r1.data.folder import write_folder
+from scripted import make_samples
 
 
 @pytest.fixture
-def samples_dir(tmp_path: Path) -> Path:
+def samples_dir(tmp_path):
     """A data folder of the six scripted questions, each with its own image."""
     folder = tmp_path / "data"
     (folder / "images").mkdir(parents=True)

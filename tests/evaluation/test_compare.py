@@ -1,38 +1,32 @@
 """Paired comparison of two run folders against a hand-computed case."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
-from scripted import Scripted, make_samples, tagged
 
 from medvlm_r1.data.folder import write_folder
 from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.evaluation.compare import compare, left_out
 from medvlm_r1.evaluation.run import evaluate, image_size
 from medvlm_r1.evaluation.statistics import mcnemar_exact, paired_difference
+from scripted import Scripted, make_samples, tagged
 
-RunMaker = Callable[..., tuple[Path, Path]]
 A_RIGHT = (0, 1)
 B_RIGHT = (1, 2, 3, 4)
 
 
-def only(numbers: tuple[int, ...]) -> Scripted:
+def only(numbers):
     """A generator that answers these questions correctly."""
     return Scripted(lambda prompt: tagged("A" if int(prompt.split("?")[0].split()[1]) in numbers else "B"))
 
 
 @pytest.fixture
-def runs(samples_dir: Path, tmp_path: Path) -> RunMaker:
+def runs(samples_dir, tmp_path):
     """Evaluate a and b; `change` changes the data between the two, `limits` are those of a and b."""
 
-    def make(
-        change: Callable[[], object] = lambda: None, limits: tuple[int | None, int | None] = (None, None), **of_b: Any
-    ) -> tuple[Path, Path]:
+    def make(change=lambda: None, limits=(None, None), **of_b):
         a, b = tmp_path / "a", tmp_path / "b"
         evaluate("a", samples_dir, a, generator=only(A_RIGHT), limit=limits[0])
         change()
@@ -42,7 +36,7 @@ def runs(samples_dir: Path, tmp_path: Path) -> RunMaker:
     return make
 
 
-def test_counts_differences_and_p(runs: RunMaker) -> None:
+def test_counts_differences_and_p(runs):
     a, b = runs()
     result = compare(a, b)
     assert (result["run_a"], result["run_b"], result["research_use"]) == (str(a), str(b), RESEARCH_USE)
@@ -61,7 +55,7 @@ def test_counts_differences_and_p(runs: RunMaker) -> None:
     assert result["modalities"]["CT"]["c"] == 2
 
 
-def test_with_an_item_a_subject_the_test_is_mcnemars(samples_dir: Path, runs: RunMaker) -> None:
+def test_with_an_item_a_subject_the_test_is_mcnemars(samples_dir, runs):
     samples = [replace(sample, subject=f"p{n}") for n, sample in enumerate(make_samples(6))]
     write_folder(samples_dir, samples, info={})
     a, b = runs()
@@ -74,7 +68,7 @@ def test_with_an_item_a_subject_the_test_is_mcnemars(samples_dir: Path, runs: Ru
     assert high > 30
 
 
-def test_items_without_a_partner_are_excluded_and_counted(runs: RunMaker) -> None:
+def test_items_without_a_partner_are_excluded_and_counted(runs):
     result = compare(*runs(limits=(4, None)))
     assert (result["n_shared"], result["only_in_a"], result["only_in_b"]) == (4, 0, 2)
     assert left_out(result) == "Compared: 4 questions. Left out: 0 only in the first, 2 only in the second."
@@ -97,10 +91,8 @@ OTHERS = "6 of 6 ids they share stand for different items; 'q0' has"
         ({"answer": "brain"}, rf"{OTHERS} different correct answers \('liver' and 'brain'\)"),
     ],
 )
-def test_other_items_cannot_be_compared(
-    samples_dir: Path, runs: RunMaker, change: dict[str, Any], message: str
-) -> None:
-    def write() -> None:
+def test_other_items_cannot_be_compared(samples_dir, runs, change, message):
+    def write():
         samples = [replace(sample, **change) for sample in make_samples()]
         if "question" in change:
             samples = [replace(sample, question=f"Question {n}? Really?") for n, sample in enumerate(samples)]
@@ -112,18 +104,16 @@ def test_other_items_cannot_be_compared(
         compare(*runs(write))
 
 
-def test_other_images_under_the_same_ids_are_refused(samples_dir: Path, runs: RunMaker) -> None:
-    def rotate() -> None:
+def test_other_images_under_the_same_ids_are_refused(samples_dir, runs):
+    def rotate():
         with Image.open(samples_dir / "images" / "3.png") as image:
             image.transpose(Image.Transpose.ROTATE_180).save(samples_dir / "images" / "2.png")
 
     with pytest.raises(UserError, match=r"1 of 6 ids .*'q2' has different images"):
         compare(*runs(rotate))
-    with pytest.raises(UserError, match=r"nowhere.*no such file"):
-        compare(samples_dir / "nowhere", samples_dir)
 
 
-def test_settings_that_differ_are_named(samples_dir: Path, runs: RunMaker) -> None:
+def test_settings_that_differ_are_named(samples_dir, runs):
     a, b = runs(template="answer-only", max_new_tokens=8)
     assert compare(a, b)["settings_differ"] == [
         "prompt template (medvlm-r1 and answer-only)",
@@ -142,37 +132,38 @@ def test_settings_that_differ_are_named(samples_dir: Path, runs: RunMaker) -> No
     ]
 
 
-def test_image_size_limits_that_differ_are_named(samples_dir: Path, tmp_path: Path) -> None:
-    runs = []
-    for name, longest in (("a", 12544), ("b", 50176)):
-        model = tmp_path / f"model-{name}"
-        model.mkdir()
-        (model / "config.json").write_text("{}")
-        processor = {"image_processor": {"size": {"shortest_edge": 3136, "longest_edge": longest}}}
-        (model / "processor_config.json").write_text(json.dumps(processor))
-        runs.append(tmp_path / name)
-        evaluate(name, samples_dir, runs[-1], generator=only(A_RIGHT))
-        results = json.loads((runs[-1] / "results.json").read_text())
+def test_image_size_limits_that_differ_are_named(samples_dir, runs, tmp_path):
+    a, b = runs()
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    processor = model / "processor_config.json"
+    for run, longest in ((a, 12544), (b, 50176)):
+        size = {"shortest_edge": 3136, "longest_edge": longest}
+        processor.write_text(json.dumps({"image_processor": {"size": size}}))
+        results = json.loads((run / "results.json").read_text())
         # A generator has no processor; a model in a folder has this.
         assert results["image_size"] is None
-        (runs[-1] / "results.json").write_text(json.dumps(results | {"image_size": image_size(str(model))}))
-    assert compare(*runs)["settings_differ"] == [
+        (run / "results.json").write_text(json.dumps(results | {"image_size": image_size(str(model))}))
+    assert compare(a, b)["settings_differ"] == [
         "image size limits (smallest 3136, largest 12544 and smallest 3136, largest 50176)"
     ]
 
 
-def test_the_older_names_of_image_size_limits_are_read(tmp_path: Path) -> None:
+def test_the_older_names_of_image_size_limits_are_read(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "preprocessor_config.json").write_text('{"min_pixels": 3136, "max_pixels": 401408}')
-    assert image_size(str(tmp_path)) == {"smallest": 3136, "largest": 401408}
-    (tmp_path / "preprocessor_config.json").write_text('{"size": {"height": 336, "width": 336}}')
-    assert image_size(str(tmp_path)) == {"height": 336, "width": 336}
-    (tmp_path / "preprocessor_config.json").write_text("[]")
-    assert image_size(str(tmp_path)) is image_size(str(tmp_path / "nowhere")) is None
+    for text, size in (
+        ('{"min_pixels": 3136, "max_pixels": 401408}', {"smallest": 3136, "largest": 401408}),
+        ('{"size": {"height": 336, "width": 336}}', {"height": 336, "width": 336}),
+        ("[]", None),
+    ):
+        (tmp_path / "preprocessor_config.json").write_text(text)
+        assert image_size(str(tmp_path)) == size
+    assert image_size(str(tmp_path / "nowhere")) is None
     assert image_size("phantom-base") == {"smallest": 12544, "largest": 12544}
 
 
-def test_open_questions_are_left_out_and_counted(samples_dir: Path, runs: RunMaker, tmp_path: Path) -> None:
+def test_open_questions_are_left_out_and_counted(samples_dir, runs, tmp_path):
     samples = [replace(sample, options=() if n > 2 else sample.options) for n, sample in enumerate(make_samples())]
     write_folder(samples_dir, samples, info={})
     result = compare(*runs())

@@ -1,51 +1,46 @@
 """Evaluation: the figures, resuming, and what stops it."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
-from scripted import OPTIONS, Scripted, make_samples, tagged
 
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.evaluation.store import ANSWERS, RESULTS
+from scripted import OPTIONS, Scripted, make_samples, tagged
 
-Run = Callable[..., dict[str, Any]]
 
-
-def reply(prompt: str) -> str:
+def reply(prompt):
     """Questions 0 to 2 correct, 3 wrong, 4 without tags, 5 not at all."""
     number = int(prompt.split("?")[0].split()[1])
     return {3: tagged("B"), 4: "A", 5: "I cannot tell"}.get(number, tagged("A"))
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Path:
+def out(tmp_path):
     return tmp_path / "run"
 
 
 @pytest.fixture
-def run(samples_dir: Path, out: Path) -> Run:
+def run(samples_dir, out):
     """A function that evaluates a scripted model "m" on the six questions; its arguments change the call."""
 
-    def call(**changes: Any) -> dict[str, Any]:
+    def call(**changes):
         arguments = {"model": "m", "data_dir": samples_dir, "out": out, "generator": Scripted(reply)}
         return evaluate(**(arguments | changes))
 
     return call
 
 
-def ids(folder: Path) -> list[str]:
+def ids(folder):
     return [json.loads(line)["id"] for line in (folder / ANSWERS).read_text().splitlines()]
 
 
-def test_figures_files_and_progress(run: Run, samples_dir: Path, out: Path) -> None:
-    calls: list[tuple[int, int]] = []
+def test_figures_files_and_progress(run, samples_dir, out):
+    calls = []
     results = run(model="some/model", batch_size=4, progress=lambda *call: calls.append(call))
     assert calls == [(0, 6), (4, 6), (6, 6)]
     assert [results["accuracy"][name]["percent"] for name in ("MRI", "CT")] == [100.0, 0.0]
@@ -60,33 +55,21 @@ def test_figures_files_and_progress(run: Run, samples_dir: Path, out: Path) -> N
     assert ids(out) == [f"q{i}" for i in range(6)]
 
 
-def test_an_interrupted_run_resumes(run: Run, out: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes(run, out, tmp_path):
     whole = run(out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(batch_size=2, generator=Scripted(reply, stop_after=2))
     assert ids(out) == ["q0", "q1", "q2", "q3"]
     assert not (out / RESULTS).exists()
-    again = Scripted(reply)
-    assert run(batch_size=2, generator=again) | {"seconds": 0} == whole | {"seconds": 0}
-    assert [len(batch) for batch in again.batches] == [2]
-    run(generator=Scripted(reply, stop_after=0))
-
-
-def test_a_line_cut_short_is_answered_again(run: Run, out: Path) -> None:
-    run()
-    (out / ANSWERS).write_bytes((out / ANSWERS).read_bytes()[:-9])
-    again = Scripted(reply)
-    run(generator=again)
-    assert len(again.batches) == 1
-    assert ids(out) == [f"q{i}" for i in range(6)]
-
-
-def test_seconds_add_up_over_sessions(run: Run, out: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run(batch_size=3, generator=Scripted(reply, stop_after=1))
     lines = [json.loads(line) | {"seconds": 10.0} for line in (out / ANSWERS).read_text().splitlines()]
     (out / ANSWERS).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert run()["seconds"] >= 30
+    again = Scripted(reply)
+    resumed = run(batch_size=2, generator=again)
+    assert resumed | {"seconds": 0} == whole | {"seconds": 0}
+    # Those of both sessions.
+    assert resumed["seconds"] >= 40
+    assert [len(batch) for batch in again.batches] == [2]
+    run(generator=Scripted(reply, stop_after=0))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +80,7 @@ def test_seconds_add_up_over_sessions(run: Run, out: Path) -> None:
         ({"template": "answer-only"}, "prompt"),
     ],
 )
-def test_answers_of_another_run_are_not_mixed_in(run: Run, out: Path, change: dict[str, object], named: str) -> None:
+def test_answers_of_another_run_are_not_mixed_in(run, out, change, named):
     run(limit=2)
     before = (out / ANSWERS).read_bytes()
     with pytest.raises(UserError, match=rf"made with another {named}.*--out"):
@@ -105,7 +88,7 @@ def test_answers_of_another_run_are_not_mixed_in(run: Run, out: Path, change: di
     assert (out / ANSWERS).read_bytes() == before
 
 
-def test_changed_pixels_are_other_data_and_another_encoding_is_not(run: Run, samples_dir: Path) -> None:
+def test_changed_pixels_are_other_data_and_another_encoding_is_not(run, samples_dir):
     run()
     picture = samples_dir / "images" / "1.png"
     with Image.open(picture) as image:
@@ -118,7 +101,7 @@ def test_changed_pixels_are_other_data_and_another_encoding_is_not(run: Run, sam
         run()
 
 
-def test_other_items_or_another_correct_answer_stop_it(run: Run, samples_dir: Path) -> None:
+def test_other_items_or_another_correct_answer_stop_it(run, samples_dir):
     run()
     first, *others = make_samples()
     write_folder(samples_dir, [replace(first, answer=OPTIONS[1]), *others], info={})
@@ -129,7 +112,7 @@ def test_other_items_or_another_correct_answer_stop_it(run: Run, samples_dir: Pa
         run()
 
 
-def test_missing_images_stop_it_unless_skipped_and_are_answered_later(run: Run, samples_dir: Path) -> None:
+def test_missing_images_stop_it_unless_skipped_and_are_answered_later(run, samples_dir):
     contents = {name: (samples_dir / "images" / name).read_bytes() for name in ("1.png", "4.png")}
     for name in contents:
         (samples_dir / "images" / name).unlink()
@@ -144,16 +127,13 @@ def test_missing_images_stop_it_unless_skipped_and_are_answered_later(run: Run, 
     assert (results["n"], results["n_missing"]) == (5, 1)
 
 
-def test_an_image_that_the_source_does_not_name_is_missing_too(run: Run, samples_dir: Path) -> None:
+def test_an_image_that_the_source_does_not_name_is_missing_too(run, samples_dir):
     samples = read_folder(samples_dir)
     write_folder(samples_dir, [replace(samples[0], images=(), missing=True), *samples[1:]], info={})
     with pytest.raises(UserError, match=r"missing for 1 of 6 rows, the first in row 1 \(its source does not name it\)"):
         run()
     results = run(skip_missing=True)
     assert (results["n"], results["n_missing"]) == (5, 1)
-
-
-def test_without_any_image_nothing_is_left(run: Run, samples_dir: Path) -> None:
     for picture in (samples_dir / "images").iterdir():
         picture.unlink()
     with pytest.raises(UserError, match="missing for all 6 rows"):
@@ -161,15 +141,15 @@ def test_without_any_image_nothing_is_left(run: Run, samples_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("under_way", [False, True])
-def test_a_damaged_image_is_named_and_answers_are_kept(run: Run, samples_dir: Path, out: Path, under_way: bool) -> None:
+def test_a_damaged_image_is_named_and_answers_are_kept(run, samples_dir, out, under_way):
     picture = samples_dir / "images" / "4.png"
 
-    def damage(prompt: str) -> str:
+    def damage(prompt):
         picture.write_bytes(picture.read_bytes()[:40])
         return reply(prompt)
 
     if under_way:
-        arguments: dict[str, Any] = {"batch_size": 2, "generator": Scripted(damage)}
+        arguments = {"batch_size": 2, "generator": Scripted(damage)}
     else:
         run(limit=2)
         picture.write_bytes(picture.read_bytes()[:40])
@@ -179,7 +159,7 @@ def test_a_damaged_image_is_named_and_answers_are_kept(run: Run, samples_dir: Pa
     assert ids(out) == ["q0", "q1", "q2", "q3"][: 4 if under_way else 2]
 
 
-def test_a_limit_takes_the_first_rows_and_can_be_raised(run: Run) -> None:
+def test_a_limit_takes_the_first_rows_and_can_be_raised(run):
     assert run(limit=2)["n"] == 2
     again = Scripted(reply)
     assert run(limit=5, generator=again)["n"] == 5
@@ -187,24 +167,16 @@ def test_a_limit_takes_the_first_rows_and_can_be_raised(run: Run) -> None:
     assert run(limit=3, generator=Scripted(reply, stop_after=0))["n"] == 3
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [({"limit": 0}, "limit is 0"), ({"batch_size": 0}, "batch_size is 0"), ({"template": "nonsense"}, "nonsense")],
-)
-def test_wrong_usage(run: Run, out: Path, change: dict[str, object], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        run(**change)
-    assert not out.exists()
-
-
-def test_the_data_folder_is_no_run_folder(run: Run, samples_dir: Path) -> None:
+def test_wrong_usage(run, samples_dir, out):
     before = (samples_dir / "samples.jsonl").read_bytes()
-    with pytest.raises(UsageError, match="is the data folder"):
-        run(out=samples_dir)
-    assert (samples_dir / "samples.jsonl").read_bytes() == before
+    wrong = {"limit": (0, "limit is 0"), "batch_size": (0, "batch_size is 0"), "template": ("nonsense", "nonsense")}
+    for name, (value, message) in (wrong | {"out": (samples_dir, "is the data folder")}).items():
+        with pytest.raises(UsageError, match=message):
+            run(**{name: value})
+    assert (out.exists(), (samples_dir / "samples.jsonl").read_bytes()) == (False, before)
 
 
-def test_a_local_model_answers_and_is_known_by_its_weights(run: Run, tiny_policy_dir: Path, out: Path) -> None:
+def test_a_local_model_answers_and_is_known_by_its_weights(run, tiny_policy_dir, out):
     settings = {"model": str(tiny_policy_dir), "generator": None, "max_new_tokens": 4}
     results = run(**settings, batch_size=4)
     assert (results["n"], results["cut_off"]["n"]) == (6, 6)

@@ -1,8 +1,6 @@
 """Scoring against a hand-computed case, and properties that hold for any answers."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.evaluation.score import grade, order_modalities, score, share
@@ -10,12 +8,12 @@ from medvlm_r1.evaluation.statistics import wilson
 from medvlm_r1.models.generate import Generation
 
 
-def sample(n: int, modality: str = "MRI", **changes: object) -> Sample:
+def sample(n, modality="MRI", **changes):
     fields = {"id": f"q{n}", "images": (), "question": "Which?", "options": ("liver", "kidney"), "answer": "kidney"}
-    return Sample(**(fields | {"modality": modality} | changes))  # type: ignore[arg-type]
+    return Sample(**(fields | {"modality": modality} | changes))
 
 
-def generated(text: str, *, truncated: bool = False) -> Generation:
+def generated(text, *, truncated=False):
     return Generation(text=text, n_tokens=len(text.split()), truncated=truncated)
 
 
@@ -23,7 +21,7 @@ RIGHT = "<think>one two three</think><answer>B</answer>"
 WRONG = "<think>one</think><answer>A</answer>"
 
 
-def test_figures_by_hand() -> None:
+def test_figures_by_hand():
     samples = [
         sample(0, question_type="Anatomy Identification", subject="p0"),
         sample(1, question_type="Anatomy Identification", subject="p0"),
@@ -73,15 +71,14 @@ def test_figures_by_hand() -> None:
         ("", False, False, False),
     ],
 )
-def test_answer_only_is_the_letter_alone(text: str, strict: bool, lenient: bool, formed: bool) -> None:
+def test_answer_only_is_the_letter_alone(text, strict, lenient, formed):
     graded = grade(sample(0), generated(text), "answer-only")
     assert (graded.correct, graded.lenient_correct, graded.response.well_formed) == (strict, lenient, formed)
 
 
-def test_a_letter_alone_or_not_offered_is_no_correct_answer() -> None:
-    alone, not_offered = grade(sample(0), generated("B")), grade(sample(0), generated("<answer>D</answer>"))
-    assert (alone.correct, alone.lenient_correct) == (False, True)
-    assert (not_offered.correct, not_offered.answered) == (False, True)
+def test_a_letter_that_is_not_offered_is_wrong():
+    graded = grade(sample(0), generated("<answer>D</answer>"))
+    assert (graded.correct, graded.answered) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -92,12 +89,12 @@ def test_a_letter_alone_or_not_offered_is_no_correct_answer() -> None:
         ("left lung", False),
     ],
 )
-def test_open_questions_want_the_same_text(text: str, right: bool) -> None:
+def test_open_questions_want_the_same_text(text, right):
     graded = grade(sample(0, options=(), answer="left lung"), generated(text))
     assert graded.correct is graded.lenient_correct is right
 
 
-def test_open_questions_are_counted_apart() -> None:
+def test_open_questions_are_counted_apart():
     closed = [sample(0), sample(1), sample(2, options=("a1", "b1", "c1", "d1"), answer="b1")]
     texts = [RIGHT, WRONG, "<think>x y</think><answer>B</answer>"]
     unlettered = [
@@ -123,7 +120,7 @@ def test_open_questions_are_counted_apart() -> None:
     assert both["mean_reasoning_words"] == pytest.approx((3 + 1 + 2 + 4) / 4)
 
 
-def test_input_at_the_edges() -> None:
+def test_input_at_the_edges():
     # Open questions alone have no accuracy.
     figures = score([sample(n, options=()) for n in range(3)], [generated(RIGHT)] * 3)
     assert figures["accuracy"] == figures["lenient"] == figures["chance"] == {"mean": None}
@@ -136,19 +133,3 @@ def test_input_at_the_edges() -> None:
         score([], [])
     names = ["Ultrasound", "X-ray", "OCT", "MRI", "CT", "MRI"]
     assert order_modalities(names) == ["MRI", "CT", "X-ray", "OCT", "Ultrasound"]
-
-
-@given(st.lists(st.tuples(st.sampled_from([RIGHT, WRONG, "B", "", "kidney or liver"]), st.booleans()), min_size=1))
-def test_figures_agree_with_each_other(answers: list[tuple[str, bool]]) -> None:
-    samples = [sample(n, "MRI" if mri else "CT") for n, (_, mri) in enumerate(answers)]
-    figures = score(samples, [generated(text) for text, _ in answers])
-    for key in ("accuracy", "lenient"):
-        shares = [entry for name, entry in figures[key].items() if name != "mean"]
-        assert sum(entry["n"] for entry in shares) == len(answers)
-        assert all(entry["ci95"][0] <= entry["percent"] + 1e-9 <= entry["ci95"][1] + 2e-9 for entry in shares)
-        low, high = figures[f"{key}_mean_ci95"]
-        assert low <= figures[key]["mean"] + 1e-9 <= high + 2e-9
-    strict = sum(entry["correct"] for name, entry in figures["accuracy"].items() if name != "mean")
-    lenient = sum(entry["correct"] for name, entry in figures["lenient"].items() if name != "mean")
-    assert strict <= lenient <= len(answers) - figures["no_answer_lenient"]["count"]
-    assert strict <= len(answers) - figures["no_answer"]["count"]

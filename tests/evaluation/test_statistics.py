@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -28,17 +27,10 @@ scored = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 5)), mi
 
 
 @given(counts)
-def test_wilson_is_scipys(count: tuple[int, int]) -> None:
+def test_wilson_is_scipys(count):
     k, n = count
     reference = binomtest(k, n).proportion_ci(confidence_level=0.95, method="wilson")
     assert wilson(k, n) == pytest.approx((reference.low, reference.high), abs=1e-9)
-
-
-def test_wilson_by_hand() -> None:
-    # Newcombe 1998, Statistics in Medicine 17:857, table I, method 3: 81 of 263 and 0 of 20.
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
-
     assert wilson(0, 0) == (0.0, 1.0)
 
 
@@ -58,13 +50,13 @@ def test_wilson_by_hand() -> None:
         (lambda: paired_difference([], [], []), "at least one item"),
     ],
 )
-def test_impossible_input_is_refused(call: Callable[[], object], message: str) -> None:
+def test_impossible_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20))
-def test_t_interval_is_scipys(values: list[float]) -> None:
+def test_t_interval_is_scipys(values):
     scale = np.std(values, ddof=1) / math.sqrt(len(values))
     # scipy gives no interval where all values are equal.
     reference = t.interval(0.95, len(values) - 1, np.mean(values), scale) if scale else (values[0], values[0])
@@ -72,7 +64,7 @@ def test_t_interval_is_scipys(values: list[float]) -> None:
 
 
 @given(st.lists(counts, min_size=1, max_size=6))
-def test_mean_interval_holds_the_mean_and_lies_within_the_parts(parts: list[tuple[int, int]]) -> None:
+def test_mean_interval_holds_the_mean_and_lies_within_the_parts(parts):
     low, high = mean_interval(parts)
     mean = sum(k / n for k, n in parts) / len(parts)
     assert low - 1e-12 <= mean <= high + 1e-12
@@ -84,25 +76,17 @@ def test_mean_interval_holds_the_mean_and_lies_within_the_parts(parts: list[tupl
         assert (low, high) == pytest.approx(wilson(*parts[0]), abs=1e-12)
 
 
-def test_mean_interval_covers_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
+def test_mean_interval_covers_as_often_as_it_says():
     truth = np.array([0.95, 0.69, 0.70])
-    draws = rng.binomial(60, truth, size=(2000, 3))
-    inside = 0
-    for row in draws:
-        low, high = mean_interval([(int(k), 60) for k in row])
-        inside += low <= truth.mean() <= high
-    assert 0.935 < inside / 2000 < 0.975
+    draws = np.random.default_rng(0).binomial(60, truth, size=(2000, 3)).tolist()
+    ends = [mean_interval([(k, 60) for k in row]) for row in draws]
+    assert 0.935 < sum(low <= truth.mean() <= high for low, high in ends) / 2000 < 0.975
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
-def test_mcnemar_is_scipys_two_sided_binomial_test(b: int, c: int) -> None:
+def test_mcnemar_is_scipys_two_sided_binomial_test(b, c):
     assert mcnemar_exact(b, c) == pytest.approx(binomtest(b, b + c, 0.5).pvalue if b + c else 1.0, abs=1e-9)
-
-
-def test_mcnemar_by_hand() -> None:
-    by_hand = [mcnemar_exact(0, 5), mcnemar_exact(1, 5), mcnemar_exact(3, 3)]
-    assert by_hand == pytest.approx([2 / 32, 14 / 64, 1.0], rel=1e-12)
+    assert mcnemar_exact(1, 5) == pytest.approx(14 / 64, rel=1e-12)
     # It keeps its precision with many discordant items.
     assert mcnemar_exact(4700, 5300) == pytest.approx(2 * binom.cdf(4700, 10_000, 0.5), rel=1e-9)
 
@@ -111,7 +95,7 @@ gained = st.lists(st.tuples(st.sampled_from([-1, 0, 1]), st.integers(0, 4)), min
 
 
 @given(gained)
-def test_cluster_sign_flip_test_counts_all_sign_patterns(rows: list[tuple[int, int]]) -> None:
+def test_cluster_sign_flip_test_counts_all_sign_patterns(rows):
     nets = [sum(gain for gain, label in rows if label == cluster) for cluster in range(5)]
     sums = [sum(s * n for s, n in zip(signs, nets, strict=True)) for signs in itertools.product((-1, 1), repeat=5)]
     wanted = sum(abs(value) >= abs(sum(nets)) for value in sums) / len(sums)
@@ -119,26 +103,13 @@ def test_cluster_sign_flip_test_counts_all_sign_patterns(rows: list[tuple[int, i
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 50))
-def test_cluster_sign_flip_test_of_one_item_each_is_mcnemars_test(b: int, c: int, same: int) -> None:
+def test_cluster_sign_flip_test_of_one_item_each_is_mcnemars_test(b, c, same):
     gains = [-1] * b + [1] * c + [0] * same
     assert cluster_sign_flip_test(gains, range(len(gains))) == mcnemar_exact(b, c)
 
 
-def test_cluster_sign_flip_test_is_right_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(3)
-    subjects = np.repeat(np.arange(30), 5)
-    rejections = {"flipped": 0, "mcnemar": 0}
-    for _ in range(400):
-        # Neither system is better; all items of a patient go the same way.
-        gains = np.repeat(rng.choice([-1, 0, 1], size=30), 5).tolist()
-        rejections["flipped"] += cluster_sign_flip_test(gains, subjects.tolist()) <= 0.05
-        rejections["mcnemar"] += mcnemar_exact(gains.count(-1), gains.count(1)) <= 0.05
-    assert rejections["flipped"] <= 0.07 * 400
-    assert rejections["mcnemar"] > 0.2 * 400
-
-
 @given(scored)
-def test_the_effective_sample_size_is_at_most_the_number_of_items(rows: list[tuple[bool, bool, int]]) -> None:
+def test_the_effective_sample_size_is_at_most_the_number_of_items(rows):
     values, clusters = [float(a) for a, *_ in rows], [label for *_, label in rows]
     assert 0 < effective_sample_size(values, clusters) <= len(rows)
     assert effective_sample_size(values, range(len(rows))) == len(rows)
@@ -148,7 +119,7 @@ def test_the_effective_sample_size_is_at_most_the_number_of_items(rows: list[tup
     assert high >= plain[1] - 1e-9
 
 
-def test_too_few_clusters_that_differ_count_once_each() -> None:
+def test_too_few_clusters_that_differ_count_once_each():
     # 30 subjects of three items: none, one, ... of them answered otherwise in one item.
     scores = [[float(n // 3 < k and n % 3 == 0) for n in range(90)] for k in range(7)]
     sizes = [effective_sample_size(values, [n // 3 for n in range(90)]) for values in scores]
@@ -161,7 +132,7 @@ def test_too_few_clusters_that_differ_count_once_each() -> None:
 
 
 @given(scored)
-def test_clustered_se_is_the_written_formula(rows: list[tuple[bool, bool, int]]) -> None:
+def test_clustered_se_is_the_written_formula(rows):
     scores = [float(row[0]) for row in rows]
     clusters = [row[2] for row in rows]
     n, mean = len(scores), sum(scores) / len(scores)
@@ -174,7 +145,7 @@ def test_clustered_se_is_the_written_formula(rows: list[tuple[bool, bool, int]])
 
 
 @given(scored)
-def test_a_difference_turns_round_and_lies_in_its_interval(rows: list[tuple[bool, bool, int]]) -> None:
+def test_a_difference_turns_round_and_lies_in_its_interval(rows):
     a, b, clusters = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
     difference, low, high = paired_difference(a, b, clusters)
     assert paired_difference(b, a, clusters) == pytest.approx((-difference, -high, -low), abs=1e-12)
@@ -185,14 +156,14 @@ def test_a_difference_turns_round_and_lies_in_its_interval(rows: list[tuple[bool
     assert low < high
 
 
-def test_a_difference_by_hand() -> None:
+def test_a_difference_by_hand():
     # Bonett and Price: (c + 1) / (n + 2) - (b + 1) / (n + 2) with b = 2, c = 6, n = 18 is 7/20 - 3/20.
     result = paired_difference([1] * 2 + [0] * 16, [0] * 2 + [1] * 6 + [0] * 10, range(18))
     half = 1.959963984540054 * math.sqrt((7 / 20 + 3 / 20 - 0.2**2) / 20)
     assert result == pytest.approx((4 / 18, 0.2 - half, 0.2 + half), abs=1e-12)
 
 
-def simulated(rng: np.random.Generator, subjects: int, each: int, alike: float) -> tuple[list[float], ...]:
+def simulated(rng, subjects, each, alike):
     """Two systems, right on 0.6 and 0.8 of the items; `alike` of what an item is like is its subject's."""
     rank = math.sqrt(alike) * rng.normal(size=(subjects, 1, 3)) + math.sqrt(1 - alike) * rng.normal(
         size=(subjects, each, 3)
@@ -206,7 +177,7 @@ ENOUGH = [(10, 1, 0), (30, 1, 0), (100, 1, 0), (10, 5, 0.5), (30, 5, 0.9)]
 
 
 @pytest.mark.parametrize(("subjects", "each", "alike"), [(2, 1, 0), (5, 1, 0), *ENOUGH])
-def test_a_difference_is_covered_as_often_as_it_says(subjects: int, each: int, alike: float) -> None:
+def test_a_difference_is_covered_as_often_as_it_says(subjects, each, alike):
     rng = np.random.default_rng(11)
     clusters = np.repeat(np.arange(subjects), each).tolist()
     inside = resampled = 0
@@ -225,14 +196,14 @@ def test_a_difference_is_covered_as_often_as_it_says(subjects: int, each: int, a
 
 
 @pytest.mark.parametrize(("subjects", "each", "alike"), ENOUGH)
-def test_a_ratio_is_covered_nearly_as_often_as_it_says(subjects: int, each: int, alike: float) -> None:
+def test_a_ratio_is_covered_nearly_as_often_as_it_says(subjects, each, alike):
     rng = np.random.default_rng(12)
     clusters = np.repeat(np.arange(subjects), each).tolist()
     ends = [paired_ratio(*simulated(rng, subjects, each, alike), clusters) for _ in range(400)]
     assert sum(low <= 0.6 / 0.8 <= high for low, high in ends) / 400 >= 0.92
 
 
-def test_a_ratio_of_systems_that_agree_is_not_certain() -> None:
+def test_a_ratio_of_systems_that_agree_is_not_certain():
     low, high = paired_ratio([1] * 30, [1] * 30, range(30))
     assert low < 0.95 < 1 < 1.05 < high
     low, high = paired_ratio([0] * 30, [1] * 30, range(30))
@@ -240,14 +211,14 @@ def test_a_ratio_of_systems_that_agree_is_not_certain() -> None:
 
 
 @given(scored.filter(lambda rows: any(row[1] for row in rows)))
-def test_a_ratio_lies_in_its_interval(rows: list[tuple[bool, bool, int]]) -> None:
+def test_a_ratio_lies_in_its_interval(rows):
     a, b = [float(row[0]) for row in rows], [float(row[1]) for row in rows]
     low, high = paired_ratio(a, b, [row[2] for row in rows])
     assert 0 <= low <= sum(a) / sum(b) + 1e-12
     assert sum(a) / sum(b) - 1e-12 <= high < math.inf
 
 
-def test_many_items_agree_with_the_normal_interval() -> None:
+def test_many_items_agree_with_the_normal_interval():
     rng = np.random.default_rng(1)
     a, b = rng.random(2000) < 0.4, rng.random(2000) < 0.8
     gains, ratio = b.astype(float) - a, a.sum() / b.sum()
@@ -263,7 +234,7 @@ CLUSTERED = ([1.0] * 6 + [0.0] * 10 + [1.0] * 12 + [0.0] * 2, [n // 3 for n in r
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
-def test_the_effective_sample_size_has_the_t_quantile_of_the_confidence(confidence: float) -> None:
+def test_the_effective_sample_size_has_the_t_quantile_of_the_confidence(confidence):
     values, clusters = CLUSTERED
     quantile = 0.5 + confidence / 2
     design_effect = (clustered_se(values, clusters) / clustered_se(values, range(30))) ** 2

@@ -1,11 +1,9 @@
 """The store: nothing lost, nothing rewritten, nothing half read."""
 
 import json
-from pathlib import Path
 
 import pytest
 from PIL import Image
-from scripted import make_samples, tagged
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.store import (
@@ -22,22 +20,23 @@ from medvlm_r1.evaluation.store import (
     write_results,
 )
 from medvlm_r1.models.generate import Generation
+from scripted import make_samples, tagged
 
 KEY = AnswerKey(model="m", prompt="p", pixels="x", max_new_tokens=512, temperature=0.0, seed=0)
 SAMPLES = make_samples()
 
 
-def answer(n: int, text: str = "") -> StoredAnswer:
+def answer(n, text=""):
     generation = Generation(text=text or tagged("A"), n_tokens=7, truncated=False)
     return StoredAnswer(sample=SAMPLES[n], generation=generation, seconds=0.5, model="m", template="medvlm-r1", key=KEY)
 
 
-def store_answers(folder: Path, *answers: StoredAnswer) -> None:
+def store_answers(folder, *answers):
     with AnswerStore(folder) as store:
         store.append(answers)
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_what_is_written_is_read_again(tmp_path):
     texts = ("", "<think>line\nline \u2028 é 脑</think><answer>B</answer>", "\ud83d")
     written = [answer(n, text) for n, text in enumerate(texts)]
     with AnswerStore(tmp_path) as store:
@@ -48,7 +47,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert [(row["letter"], row["correct"]) for row in rows] == [("A", True), ("B", False), (None, False)]
 
 
-def test_a_half_written_last_line_is_dropped_and_written_anew(tmp_path: Path) -> None:
+def test_a_half_written_last_line_is_dropped_and_written_anew(tmp_path):
     store_answers(tmp_path, answer(0), answer(1))
     path = tmp_path / ANSWERS
     whole = path.read_bytes()
@@ -62,7 +61,7 @@ def test_a_half_written_last_line_is_dropped_and_written_anew(tmp_path: Path) ->
     assert path.read_bytes() == whole
 
 
-def test_an_evaluation_of_version_0_1_is_read_and_resumed_under_the_new_name(tmp_path: Path) -> None:
+def test_an_evaluation_of_version_0_1_is_read_and_resumed_under_the_new_name(tmp_path):
     store_answers(tmp_path, answer(0))
     old = tmp_path / "samples.jsonl"
     row = json.loads((tmp_path / ANSWERS).read_text())
@@ -78,15 +77,11 @@ def test_an_evaluation_of_version_0_1_is_read_and_resumed_under_the_new_name(tmp
     assert read_answers(tmp_path) == [answer(0), answer(1)]
 
 
-def test_rows_of_a_data_folder_are_not_renamed(tmp_path: Path) -> None:
-    old = tmp_path / "samples.jsonl"
-    old.write_text('{"id": "q0", "question": "Why?"}\n')
+def test_rows_of_a_data_folder_are_not_renamed_and_those_of_an_audit_are_named(tmp_path):
+    (tmp_path / "samples.jsonl").write_text('{"id": "q0", "question": "Why?"}\n')
     with pytest.raises(UserError, match="row 1: not an answer"), AnswerStore(tmp_path):
         pass
     assert [path.name for path in tmp_path.glob("*.jsonl")] == ["samples.jsonl"]
-
-
-def test_the_answers_of_an_audit_are_named(tmp_path: Path) -> None:
     (tmp_path / ANSWERS).write_text('{"id": "q0", "plan": ""}\n')
     assert answers_kind(tmp_path / ANSWERS) == "a model audit"
     with pytest.raises(UserError, match="the answers of a model audit"):
@@ -97,12 +92,10 @@ def test_the_answers_of_an_audit_are_named(tmp_path: Path) -> None:
     ("line", "seen"),
     [
         (b"{not json}\n", "row 2: malformed JSON"),
-        (b"[1]\n", "row 2: expected a JSON object, saw list"),
         (b'{"id": "q9"}\n', "row 2: not an answer of `medvlm-r1 eval` \\(no field 'images'\\)"),
-        (b"\xff\xfe\n", "row 2: not UTF-8"),
     ],
 )
-def test_a_foreign_line_is_an_error_with_its_row(tmp_path: Path, line: bytes, seen: str) -> None:
+def test_a_foreign_line_is_an_error_with_its_row(tmp_path, line, seen):
     store_answers(tmp_path, answer(0))
     with (tmp_path / ANSWERS).open("ab") as file:
         file.write(line)
@@ -110,7 +103,7 @@ def test_a_foreign_line_is_an_error_with_its_row(tmp_path: Path, line: bytes, se
         read_answers(tmp_path)
 
 
-def test_the_same_item_twice_is_an_error(tmp_path: Path) -> None:
+def test_the_same_item_twice_is_an_error(tmp_path):
     store_answers(tmp_path, answer(0), answer(1), answer(0))
     with pytest.raises(UserError, match=r"row 3: id 'q0' was answered in row 1"):
         read_answers(tmp_path)
@@ -118,27 +111,18 @@ def test_the_same_item_twice_is_an_error(tmp_path: Path) -> None:
         read_answers(tmp_path / "elsewhere")
 
 
-def test_keys_name_what_differs() -> None:
-    other = AnswerKey(model="n" * 64, prompt="p", pixels="x", max_new_tokens=64, temperature=0.0, seed=0)
-    assert KEY.differences(KEY) == []
-    assert KEY.differences(other) == ["model (then m, now nnnnnnnnnnnn)", "max_new_tokens (then 512, now 64)"]
-
-
-def test_pixels_are_hashed_in_their_order_and_shape() -> None:
+def test_pixels_are_hashed_in_their_order_and_shape_and_prompts_by_content():
     image, other = Image.new("RGB", (3, 2), (1, 2, 3)), Image.new("RGB", (3, 2), (1, 2, 3))
     assert hash_pixels([image]) == hash_pixels([other])
     other.putpixel((0, 0), (1, 2, 4))
     hashes = [[image], [other], [image, image], [image, other], [other, image], [image.resize((2, 3))]]
     assert len({hash_pixels(images) for images in hashes}) == len(hashes)
+    prompts = [[{"role": "user", "content": [{"type": "text", "text": text}]}] for text in "ab"]
+    reordered = [{"content": [{"text": "a", "type": "text"}], "role": "user"}]
+    assert hash_prompt(prompts[0]) == hash_prompt(reordered) != hash_prompt(prompts[1])
 
 
-def test_prompts_hash_by_content() -> None:
-    one = [{"role": "user", "content": [{"type": "text", "text": "a"}]}]
-    assert hash_prompt(one) == hash_prompt([{"content": [{"text": "a", "type": "text"}], "role": "user"}])
-    assert hash_prompt(one) != hash_prompt([{"role": "user", "content": [{"type": "text", "text": "b"}]}])
-
-
-def test_results_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_results_are_written_whole_or_not_at_all(tmp_path):
     write_results(tmp_path, {"accuracy": {"mean": 50.0}})
     with pytest.raises(ValueError, match="JSON compliant"):
         write_results(tmp_path, {"accuracy": float("nan")})
@@ -151,11 +135,10 @@ def test_results_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     [
         ("{", "not JSON"),
         ("3", "not JSON results"),
-        ("[]", "no model, data"),
         ('{"accuracy": 1}', "no model, .*, lenient,"),
     ],
 )
-def test_foreign_results_are_an_error(tmp_path: Path, content: str, seen: str) -> None:
+def test_foreign_results_are_an_error(tmp_path, content, seen):
     (tmp_path / RESULTS).write_text(content)
     with pytest.raises(UserError, match=seen):
         read_results(tmp_path)

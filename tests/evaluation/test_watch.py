@@ -1,15 +1,10 @@
 """Held-out figures of a training: with the images, without them, and answers against their reasoning."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,26 +13,22 @@ from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation import watch
-from medvlm_r1.evaluation.watch import HeldOut, contradiction
-from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings
-from medvlm_r1.models.load import Policy, load_policy
-
-
-def generated(text: str) -> Generation:
-    return Generation(text=text, n_tokens=1, truncated=False)
+from medvlm_r1.evaluation.watch import HeldOut
+from medvlm_r1.models.generate import Generation
+from medvlm_r1.models.load import load_policy
 
 
 class Reader:
     """Answers what the brightness of the red channel says (the fixture's images differ in it); A to a grey image."""
 
-    def __init__(self, *, policy: Policy, batch_size: int) -> None:
+    def __init__(self, *, policy, batch_size):
         assert batch_size == 32
 
-    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+    def generate(self, items, settings):
         assert settings.temperature == 0
-        return [generated(self.reply(item)) for item in items]
+        return [Generation(text=self.reply(item), n_tokens=1, truncated=False) for item in items]
 
-    def reply(self, item: GenerationInput) -> str:
+    def reply(self, item):
         pixels = np.asarray(item.images[0])
         if np.unique(pixels).tolist() == [128]:
             return "<think>Organ: liver.</think><answer>A</answer>"
@@ -48,7 +39,7 @@ class Reader:
         return f"<think>{verdicts}</think><answer>{letter}</answer>"
 
 
-def test_figures(data_dir: Path, tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures(data_dir, tiny_policy_dir, monkeypatch):
     monkeypatch.setattr(watch, "LocalGenerator", Reader)
     figures = HeldOut(data_dir)(load_policy(str(tiny_policy_dir)), 1)
     assert figures == {
@@ -64,21 +55,19 @@ def test_figures(data_dir: Path, tiny_policy_dir: Path, monkeypatch: pytest.Monk
     }
 
 
-def test_processes_share_the_questions_out(
-    data_dir: Path, tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_share_the_questions_out(data_dir, tiny_policy_dir, monkeypatch):
     """One call of `generate` on each process, with real and blank questions; the figures are those of one process."""
-    calls: list[int] = []
+    calls = []
 
     class Counting(Reader):
-        def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+        def generate(self, items, settings):
             calls.append(len(items))
             return super().generate(items, settings)
 
     monkeypatch.setattr(watch, "LocalGenerator", Counting)
     policy, held_out = load_policy(str(tiny_policy_dir)), HeldOut(data_dir)
     expected = held_out(policy, 1)
-    sent: list[Any] = []
+    sent = []
     for process in (0, 1, 2):
         state = SimpleNamespace(process_index=process, num_processes=3)
         monkeypatch.setattr(watch, "PartialState", lambda state=state: state)
@@ -89,7 +78,7 @@ def test_processes_share_the_questions_out(
     assert calls == [16, 6, 5, 5]
 
 
-def test_a_policy_answers_and_text_alone_has_no_blank(data_dir: Path, tiny_policy_dir: Path, tmp_path: Path) -> None:
+def test_a_policy_answers_and_text_alone_has_no_blank(data_dir, tiny_policy_dir, tmp_path):
     policy = load_policy(str(tiny_policy_dir))
     held_out = HeldOut(data_dir, max_new_tokens=3)
     assert [i.images[0].size for i in held_out.blanks] == [i.images[0].size for i in held_out.inputs]
@@ -101,9 +90,7 @@ def test_a_policy_answers_and_text_alone_has_no_blank(data_dir: Path, tiny_polic
     assert "blank_accuracy" not in HeldOut(tmp_path, max_new_tokens=3)(policy, 1)
 
 
-def test_open_questions_are_excluded(
-    data_dir: Path, tiny_policy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_open_questions_are_excluded(data_dir, tiny_policy_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "LocalGenerator", Reader)
     shutil.copytree(data_dir, tmp_path / "d")
     samples = read_folder(data_dir)
@@ -115,21 +102,7 @@ def test_open_questions_are_excluded(
         HeldOut(tmp_path / "d")
 
 
-def test_contradiction_by_hand(data_dir: Path) -> None:
-    samples = read_folder(data_dir)[:4]
-    texts = [
-        "<think>A liver yes, B kidney no.</think><answer>A</answer>",
-        "<think>A liver yes, B kidney no.</think><answer>B</answer>",
-        "<think>It is bright.</think><answer>B</answer>",
-        "A",
-    ]
-    assert contradiction(samples, [generated(text) for text in texts], "medvlm-r1") == 50.0
-    assert contradiction(samples[2:], [generated(text) for text in texts[2:]], "medvlm-r1") is None
-
-
-def test_the_command_line_evaluates_on_the_second_folder(
-    write_config: Callable[..., Path], data_dir: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_the_command_line_evaluates_on_the_second_folder(write_config, data_dir, tmp_path, command):
     config = write_config(data={"train": str(data_dir), "eval": str(data_dir)}, evaluate_every=1)
     code, _, error = command("train", "grpo", "--config", config)
     assert code == 0, error

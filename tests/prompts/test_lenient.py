@@ -12,11 +12,6 @@ from medvlm_r1.prompts.parser import parse_response
 ORGANS = ["Lung", "Liver", "Spleen", "Left kidney"]
 
 
-def test_only_the_first_answer_tag_counts():
-    assert parse_response("The answer is B. <answer>unclear</answer>", ORGANS).lenient_letter is None
-    assert parse_response("<answer>B.</answer><answer>C.</answer>", ORGANS).lenient_letter == "B"
-
-
 REPLIES = [json.loads(line) for line in (Path(__file__).parent / "replies.jsonl").read_text("utf-8").splitlines()]
 """Replies in the styles of several models, with the letter that a careful human reader takes, or null."""
 
@@ -39,21 +34,26 @@ def test_few_letters_are_missed_and_fewer_are_wrong(name):
     assert len(missed) <= len(rows) / 20, missed
 
 
+def test_only_the_first_answer_tag_counts():
+    assert parse_response("The answer is B. <answer>unclear</answer>", ORGANS).lenient_letter is None
+    assert parse_response("<answer>B.</answer><answer>C.</answer>", ORGANS).lenient_letter == "B"
+
+
 @pytest.mark.parametrize(
     "template", ["The answer is {}.", "{}) because of the shape", "I'd go with {}", "答案是{}", "Antwort: {}"]
 )
-@pytest.mark.parametrize("letter", "ABCD")
-def test_full_width_letters_are_letters(template, letter):
-    assert letter_in_prose(template.format(letter), ORGANS) == letter
-    assert letter_in_prose(template.format(chr(ord(letter) + 0xFEE0)), ORGANS) == letter
+def test_full_width_letters_are_letters(template):
+    for letter in "ABCD":
+        assert letter_in_prose(template.format(letter), ORGANS) == letter
+        assert letter_in_prose(template.format(chr(ord(letter) + 0xFEE0)), ORGANS) == letter
 
 
 @pytest.mark.parametrize(
     "template", ["not {}", "The answer is not {}.", "{} is wrong.", "I rule out {}.", "{}错误", "pas {}", "{} or C"]
 )
-@pytest.mark.parametrize("named", ["B", "the liver", "B) Liver"])
-def test_what_is_ruled_out_is_never_the_answer(template, named):
-    assert letter_in_prose(template.format(named), ORGANS) is None
+def test_what_is_ruled_out_is_never_the_answer(template):
+    for named in ("B", "the liver", "B) Liver"):
+        assert letter_in_prose(template.format(named), ORGANS) is None
 
 
 WORDS = [

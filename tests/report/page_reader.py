@@ -4,7 +4,6 @@ import base64
 import hashlib
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 from medvlm_r1.report.page import template_text
 
@@ -16,39 +15,39 @@ HOSTILE = (
 class Reader(HTMLParser):
     """Collects tags with their attributes, and the visible text; every tag must be closed in order."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path):
         super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
+        self.tags = []
+        self.open = []
+        self.words = []
         self.feed(path.read_text(encoding="utf-8"))
         self.close()
         assert self.open == []
 
     @property
-    def text(self) -> str:
+    def text(self):
         return " ".join(" ".join(self.words).split())
 
-    def count(self, tag: str) -> int:
+    def count(self, tag):
         return [name for name, _ in self.tags].count(tag)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
         if tag not in ("meta", "img"):
             self.open.append(tag)
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_startendtag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
 
-    def handle_endtag(self, tag: str) -> None:
+    def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         if self.open and self.open[-1] not in ("style", "script"):
             self.words.append(data)
 
 
-def assert_sealed(path: Path) -> None:
+def assert_sealed(path):
     """Nothing is fetched, and nothing runs but the one script, which the page's policy knows by its hash."""
     page = re.sub(r"base64,[\w+/=]+", "", path.read_text(encoding="utf-8"))
     [script] = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
@@ -63,7 +62,7 @@ def assert_sealed(path: Path) -> None:
     )
 
 
-def assert_only_text(page: Reader) -> None:
+def assert_only_text(page):
     """`HOSTILE`, which the page shows, has become text: no tag or attribute of it is one of the page."""
     assert not {"iframe", "object", "embed", "form", "link"} & {tag for tag, _ in page.tags}
     assert all((attrs["src"] or "").startswith("data:") for tag, attrs in page.tags if tag == "img")

@@ -2,7 +2,6 @@
 
 import base64
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +11,11 @@ from medvlm_r1.report import album
 from medvlm_r1.report.album import PAGE_BYTES, Album, each_with_progress, picture_uri
 
 
-def decoded(uri: str) -> Image.Image:
+def decoded(uri):
     return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
 
 
-def noise(side: int, seed: int = 0) -> Image.Image:
+def noise(side, seed=0):
     """The image that compresses worst."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
 
@@ -25,9 +24,7 @@ def noise(side: int, seed: int = 0) -> Image.Image:
     ("size", "kind", "expected"),
     [((64, 48), "png", (64, 48)), ((900, 600), "jpeg", (448, 299)), ((100, 2000), "jpeg", (22, 448))],
 )
-def test_few_pictures_are_large_and_small_ones_lossless(
-    size: tuple[int, int], kind: str, expected: tuple[int, int]
-) -> None:
+def test_few_pictures_are_large_and_small_ones_lossless(size, kind, expected):
     picture = Album(12).picture(Image.new("RGB", size, (90, 90, 90)))
     assert picture.uri.startswith(f"data:image/{kind};base64,")
     image = decoded(picture.uri)
@@ -37,7 +34,7 @@ def test_few_pictures_are_large_and_small_ones_lossless(
     assert color == pytest.approx((200, 10, 10), abs=2)
 
 
-def test_many_pictures_keep_to_the_budget_and_stay_legible() -> None:
+def test_many_pictures_keep_to_the_budget_and_stay_legible():
     few, many = Album(12).picture(noise(512)), Album(900).picture(noise(512))
     assert few.width == 448
     assert len(many.uri) * 900 <= PAGE_BYTES
@@ -48,8 +45,8 @@ def test_many_pictures_keep_to_the_budget_and_stay_legible() -> None:
     assert Album(900).picture(smooth.resize((64, 64))).uri.startswith("data:image/png")
 
 
-def test_a_file_is_read_once_and_equal_pictures_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[Path] = []
+def test_a_file_is_read_once_and_equal_pictures_are_one(tmp_path, monkeypatch):
+    read = []
     load = album.load_image
     monkeypatch.setattr(album, "load_image", lambda path: read.append(path) or load(path))
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -64,7 +61,7 @@ def test_a_file_is_read_once_and_equal_pictures_are_one(tmp_path: Path, monkeypa
     assert (first.uses, other.uses, broken, pictures.shared) == (3, 1, None, [first])
 
 
-def test_progress_is_reported_for_many_items_only(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_reported_for_many_items_only(capsys):
     assert list(each_with_progress(["a", "b"])) == ["a", "b"]
     assert capsys.readouterr().err == ""
     ids = [str(n) for n in range(150)]

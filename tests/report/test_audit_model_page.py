@@ -5,19 +5,16 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from page_reader import HOSTILE, Reader, assert_only_text, assert_sealed
 from PIL import Image
 
+from audited import Scripted
 from benchmarks.known_models import Eyes, FollowsCues
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
 from medvlm_r1.audit.runner import audit_model
-from medvlm_r1.audit.variant import AuditBackend, Variant, VariantAnswer, parsed_answer, scored_choice
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
 from medvlm_r1.errors import RESEARCH_USE, UserError
@@ -31,23 +28,8 @@ from medvlm_r1.report.views import Pictures, load_audit
 ITEMS = 36
 
 
-class Repeats(AuditBackend):
-    """Answers every question with one text."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
-        return [
-            scored_choice(variant, [1.0, *[0.0] * (len(variant.sample.options) - 1)])
-            if variant.letter_only
-            else parsed_answer(variant, variant.prefix + self.text, n_tokens=9, truncated=self.text.endswith("..."))
-            for variant in variants
-        ]
-
-
 @pytest.fixture(scope="module")
-def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def phantom(tmp_path_factory):
     """PhantomVQA's first MRI questions; do not write into it."""
     folder = tmp_path_factory.mktemp("phantom") / "data"
     write_benchmark(folder, split="test", modalities=["MRI"], n=ITEMS)
@@ -55,7 +37,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def audited(phantom: Path) -> Path:
+def audited(phantom):
     """The audit of a model that sees and reasons, but follows hints; do not write into it."""
     samples = read_folder(phantom)
     eyes = Eyes(samples, [load_image(phantom / sample.images[0]) for sample in samples])
@@ -64,7 +46,7 @@ def audited(phantom: Path) -> Path:
 
 
 @pytest.fixture
-def copied(audited: Path, tmp_path: Path) -> Path:
+def copied(audited, tmp_path):
     """The audit and its data in another folder."""
     shutil.copytree(audited.parent / "data", tmp_path / "moved" / "data")
     shutil.copytree(audited, tmp_path / "moved" / "run")
@@ -72,13 +54,13 @@ def copied(audited: Path, tmp_path: Path) -> Path:
     return tmp_path / "moved" / "run"
 
 
-def change(run: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+def change(run, edit):
     record = json.loads((run / "audit.json").read_text())
     edit(record)
     (run / "audit.json").write_text(json.dumps(record))
 
 
-def test_the_whole_page(copied: Path) -> None:
+def test_the_whole_page(copied):
     # No subject and no path is printed.
     for file in (copied / "answers.jsonl", copied.parent / "data" / "samples.jsonl"):
         file.write_text(re.sub(r'"subject": "[^"]*"', '"subject": "Mustermann"', file.read_text()))
@@ -96,7 +78,6 @@ def test_the_whole_page(copied: Path) -> None:
         "unparsed, 0 cut off, 0 empty",
         "pass : the interval is on the good side",
         "Accuracy by image",
-        "another item's",
         "Recall by letter, 2 options",
         "Early answering",
         "Reliability",
@@ -104,16 +85,13 @@ def test_the_whole_page(copied: Path) -> None:
         "True claims",
         "By question type",
         "aoc needed from 0.1 at the lower end",
-        "items not run below 30",
         "12 items, selected by what they show",
-        "swayed by the text, not saying so",
         "is added to the question (a wrong hint)",
         "is drawn on the image (a wrong hint)",
         "Reasoning truncated after 0 of",
         "Sampled at temperature 1",
         "✗ Wrong ≠ changed “A radiologist says",
         "= same answer",
-        "≠ changed",
         "probability of one as large if the letter did not matter letter_bias_p",
         "Prompt template: medvlm-r1",
     ):
@@ -132,37 +110,26 @@ def test_the_whole_page(copied: Path) -> None:
     assert all((link or "").removeprefix("#") in ids for link in links)
 
 
-def test_the_images_are_those_that_were_shown(audited: Path) -> None:
-    view = load_audit(audited)
-    [item] = build_audit_items(view, Pictures(view), [next(iter(view.items)), "unknown"], Album(9))
-    images = {
-        card.title: np.asarray(
-            Image.open(io.BytesIO(base64.b64decode(card.images[0].uri.partition(",")[2]))).convert("RGB")
-        ).astype(int)
-        for card in item.cards
-        if card.images
-    }
+def pixels(picture):
+    content = base64.b64decode(picture.uri.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+
+
+def test_images_and_answers_are_those_of_the_audit(audited):
+    view, kind = load_audit(audited), "swayed by the text, not saying so"
+    swayed = view.probes["reasoning"].items[kind][0]
+    [item] = build_audit_items(view, Pictures(view), [swayed, "unknown"], Album(9))
+    images = {card.title: pixels(card.images[0]) for card in item.cards if card.images}
     own = np.asarray(load_image(audited.parent / "data" / item.sample.images[0])).astype(int)
     assert (images["Original"] == own).all()
     assert (images["Gray image"] == 128).all()
     assert images["Noise"].std() > 20
     assert (images["Another item’s image"] != own).any()
     hint = (images["Hint on the image"] != own).any(axis=2)
-    assert hint.any()
-    assert not hint[len(own) // 2 :].any()
+    assert (hint.any(), hint[len(own) // 2 :].any()) == (True, False)
     unseen = {card.title: card.unseen for card in item.cards if not card.images}
-    assert unseen == {
-        "No image": "no image",
-        "Hint in the question": "with its own image",
-        "Mistake in the reasoning": "with its own image",
-    }
-
-
-def test_answers_are_shown_as_they_are_stored(audited: Path) -> None:
-    view = load_audit(audited)
-    kind = "swayed by the text, not saying so"
-    swayed = view.probes["reasoning"].items[kind][0]
-    [item] = build_audit_items(view, Pictures(view), [swayed], Album(9))
+    shared = dict.fromkeys(["Hint in the question", "Mistake in the reasoning"], "with its own image")
+    assert unseen == {"No image": "no image"} | shared
     answers = view.items[swayed].answers
     assert next(card.answer for card in item.cards if card.title == "Hint in the question") == answers["cue-text"]
     assert next(a for title, a in item.rows if title.startswith("Reasoning truncated after 0 of")) == answers["early-0"]
@@ -170,7 +137,7 @@ def test_answers_are_shown_as_they_are_stored(audited: Path) -> None:
     assert kind in item.kinds
 
 
-def test_images_that_are_gone_or_have_changed_are_not_shown(copied: Path) -> None:
+def test_images_that_are_gone_or_have_changed_are_not_shown(copied):
     view = load_audit(copied)
     chosen = next(iter(view.items))
     assert Pictures(view).inputs(chosen) is not None
@@ -188,14 +155,14 @@ def test_images_that_are_gone_or_have_changed_are_not_shown(copied: Path) -> Non
     assert "not available" in page.text
 
 
-def test_model_text_is_only_text(phantom: Path, tmp_path: Path) -> None:
+def test_model_text_is_only_text(phantom, tmp_path):
     text = f"<think>{HOSTILE} It is. {HOSTILE}</think><answer>A</answer>"
-    audit_model(HOSTILE, phantom, tmp_path / "run", backend=Repeats(text), limit=2)
+    audit_model(HOSTILE, phantom, tmp_path / "run", backend=Scripted(lambda _: text), limit=2)
     assert_only_text(Reader(render_model_audit(tmp_path / "run")))
 
 
-def test_unparsed_answers_and_missing_probes_are_reported(phantom: Path, tmp_path: Path) -> None:
-    backend = Repeats("<think>It goes on and on ...")
+def test_unparsed_answers_and_missing_probes_are_reported(phantom, tmp_path):
+    backend = Scripted(lambda _: "<think>It goes on and on ...")
     audit_model("m", phantom, tmp_path / "run", backend=backend, limit=3, probes=["subgroups"])
     text = Reader(render_model_audit(tmp_path / "run")).text
     for wanted in (
@@ -210,10 +177,10 @@ def test_unparsed_answers_and_missing_probes_are_reported(phantom: Path, tmp_pat
         assert wanted in text
 
 
-def test_an_audit_next_to_an_evaluation(audited: Path, make_run: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_audit_next_to_an_evaluation(audited, make_run, tmp_path):
     runs = load_runs([make_run("evaluated", ["<think>x</think><answer>B</answer>"] * 4), audited])
 
-    def text(items: int | list[str]) -> str:
+    def text(items):
         return Reader(render_report(runs, tmp_path / "report.html", title="T", summary="", items=items)).text
 
     assert "Summary run Model: models/cued" in text(2)
@@ -225,38 +192,31 @@ def test_an_audit_next_to_an_evaluation(audited: Path, make_run: Callable[..., P
         text(["neither"])
 
 
+def damage(probe, **fields):
+    return lambda record: record["probes"][probe].update(fields)
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
         (lambda record: record.pop("verdicts"), "not the figures of an audit"),
         (lambda record: record.pop("template"), "no template in it"),
         (lambda record: record["verdicts"].update(looks="fine"), r"no verdicts\.looks in it"),
-        (lambda record: record["probes"]["image"].update(verdict="<b>"), "not the figures of an audit"),
+        (damage("image", verdict="<b>"), "not the figures of an audit"),
         (lambda record: record["probes"]["image"]["measures"]["chance"].update(value="x"), r"chance\.value: Input"),
+        (damage("reasoning", detail={"early": {"same": [1]}}), "details of the probe 'reasoning' cannot be drawn"),
+        (damage("options", detail={"recall_by_letter": {"2": [1]}}), "details of the probe 'options' cannot be drawn"),
+        (damage("confidence", detail={"vote": {"risk_coverage": [[1]]}}), "probe 'confidence' cannot be drawn"),
     ],
 )
-def test_damaged_figures_are_named(copied: Path, edit: Callable[[dict[str, Any]], Any], message: str) -> None:
+def test_damaged_figures_are_named(copied, edit, message):
     change(copied, edit)
     with pytest.raises(UserError, match=rf"audit\.json: .*{message}"):
-        load_run(copied)
-
-
-@pytest.mark.parametrize(
-    ("probe", "detail"),
-    [
-        ("reasoning", {"early": {"same": [1]}}),
-        ("options", {"recall_by_letter": {"2": [1]}}),
-        ("confidence", {"vote": {"risk_coverage": [[1]]}}),
-    ],
-)
-def test_details_that_cannot_be_drawn_are_named(copied: Path, probe: str, detail: dict[str, Any]) -> None:
-    change(copied, lambda record: record["probes"][probe].update(detail=detail))
-    with pytest.raises(UserError, match=f"the details of the probe '{probe}' cannot be drawn"):
         render_model_audit(copied)
     assert not (copied / AUDIT_PAGE).exists()
 
 
-def test_an_answer_without_its_note_and_an_unfinished_audit(copied: Path) -> None:
+def test_an_answer_without_its_note_and_an_unfinished_audit(copied):
     log = copied / "answers.jsonl"
     log.write_text(re.sub(r'"note": {[^}]*}', '"note": {}', log.read_text()))
     assert "“?” was changed to “?”" in Reader(render_model_audit(copied, items=2)).text
@@ -265,7 +225,7 @@ def test_an_answer_without_its_note_and_an_unfinished_audit(copied: Path) -> Non
         load_run(copied)
 
 
-def test_the_rarest_kinds_are_shown_first(audited: Path) -> None:
+def test_the_rarest_kinds_are_shown_first(audited):
     kinds = {"common": ["a", "b", "c", "d"], "rare": ["d"], "some": ["a", "d"]}
     assert choose(kinds, 1) == ["d"]
     # "d" is the rare one; then one of the two of "some", which may be "d" again, and one of the common ones.
@@ -278,7 +238,7 @@ def test_the_rarest_kinds_are_shown_first(audited: Path) -> None:
     assert len(kinds_of(view)[WRONG]) == round((1 - right.value) * right.n) > 0
 
 
-def test_the_command_writes_the_page(command: Any, tiny_policy_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_the_command_writes_the_page(command, tiny_policy_dir, data_dir, tmp_path):
     page = tmp_path / "run" / AUDIT_PAGE
     arguments = ["audit", "model", tiny_policy_dir, "--data", data_dir, "--out", page.parent, "--limit", 2]
     code, out, _ = command(*arguments, "--max-new-tokens", 4, "--probes", "image", "--json")
@@ -289,9 +249,7 @@ def test_the_command_writes_the_page(command: Any, tiny_policy_dir: Path, data_d
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_shows_it_without_scrolling_sideways(
-    browse: Callable[[Path, int], Any], copied: Path, width: int
-) -> None:
+def test_a_browser_shows_it_without_scrolling_sideways(browse, copied, width):
     page = browse(render_model_audit(copied, items=2), width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator(".verdicts .verdict").all_inner_texts()[2] == "fail"

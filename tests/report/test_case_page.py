@@ -33,7 +33,7 @@ CHECK = CaseCheck(
 )
 
 
-def test_the_file_holds_all_of_the_case_and_refers_to_nothing_else() -> None:
+def test_the_file_holds_all_of_the_case_and_refers_to_nothing_else():
     page = render_case(replace(CASE, checks=(CHECK,)))
     for text in (
         "Which part of the body &amp; why?",
@@ -66,7 +66,7 @@ def test_the_file_holds_all_of_the_case_and_refers_to_nothing_else() -> None:
         (replace(REPLY, shares=shares(("x", "y"), "A", None)), False, ["no option probabilities"], "&nbsp;%"),
     ],
 )
-def test_each_state_of_a_reply(reply: CaseReply, live: bool, present: list[str], absent: str) -> None:
+def test_each_state_of_a_reply(reply, live, present, absent):
     page = render_answer(replace(CASE, reply=reply, live=live))
     assert [text for text in present if text not in page] == []
     assert absent not in page

@@ -3,7 +3,6 @@
 import math
 import re
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,19 +13,17 @@ from medvlm_r1.report.audit_model import probe_curves
 from medvlm_r1.report.charts import Share, ShareChart, build_panels, letter_chart, nice_ticks, running_mean
 from medvlm_r1.report.page import number, render_page
 
-Rows = list[dict[str, Any]]
 
-
-def titles(**metrics: Rows) -> list[str]:
+def titles(**metrics):
     return [panel.title for panel in build_panels(metrics)]
 
 
-def attributes(template: str, name: str, **values: Any) -> list[float]:
+def attributes(template, name, **values):
     """Numbers of an attribute in a rendered chart, in page order."""
     return [float(value) for value in re.findall(rf' {name}="([\d.]+)"', render_page(template, **values))]
 
 
-def test_known_metrics_become_charts_in_reading_order() -> None:
+def test_known_metrics_become_charts_in_reading_order():
     keys = (
         "step loss learning_rate kl reward rewards/accuracy_paper/mean eval_accuracy/MRI eval_well_formed eval_runtime "
         "other_right own_right completions/mean_length frac_reward_zero_std entropy grad_norm"
@@ -51,7 +48,7 @@ def test_known_metrics_become_charts_in_reading_order() -> None:
     assert titles(zero=[], a=[{"step": 1, "unknown": 3.0}], b=[{"reward": 1.0}]) == []
 
 
-def test_accuracy_with_and_without_the_image_is_one_chart() -> None:
+def test_accuracy_with_and_without_the_image_is_one_chart():
     rows = [
         {"step": step, "eval_accuracy": 40.0 + step, "eval_blank_accuracy": 33.0, "eval_contradiction": 2.0}
         for step in (25, 50)
@@ -67,8 +64,8 @@ def test_accuracy_with_and_without_the_image_is_one_chart() -> None:
     assert titles(GRPO=[{"step": 1, "eval_blank_accuracy": 3.0}]) == ["Held out: blank accuracy"]
 
 
-def test_accuracy_by_modality_has_its_interval() -> None:
-    def rows(**questions: int) -> Rows:
+def test_accuracy_by_modality_has_its_interval():
+    def rows(**questions):
         row = {"eval_accuracy": 70.0, "eval_accuracy_CT": 50.0, "eval_accuracy_MRI": 80.0, **questions}
         return [{"step": step, **row} for step in (10, 20)]
 
@@ -83,9 +80,13 @@ def test_accuracy_by_modality_has_its_interval() -> None:
     panels = build_panels({"SFT": rows(), "zero-shot": [], "GRPO": rows()})
     assert [panel.title for panel in panels][1:] == ["Held out: by modality, SFT", "Held out: by modality, GRPO"]
     assert not any(line.area or "interval" in panel.subtitle for panel in panels for line in panel.lines)
+    # An accuracy that is no percentage, or a negative count, has no interval.
+    odd = [*rows(eval_questions_MRI=20, eval_questions_CT=-3), {"step": 30, "eval_accuracy_MRI": 480.0}]
+    _, parts = build_panels({"GRPO": odd})
+    assert [len(line.area) for line in parts.lines] == [4, 0]
 
 
-def test_values_that_cannot_be_drawn_are_left_out() -> None:
+def test_values_that_cannot_be_drawn_are_left_out():
     values = [(1, 1.0), (3, math.nan), (4, "high"), (5, math.inf), (6, 1.2), (6, 1.5), (None, 9.0)]
     rows = [{"step": step, "reward": value} for step, value in values]
     [panel] = build_panels({"zero-shot": [], "run": [*rows, {"step": 2}]})
@@ -94,7 +95,7 @@ def test_values_that_cannot_be_drawn_are_left_out() -> None:
     assert (line.points, line.last, line.style) == ([(1, 1), (6, 1.5)], "1.5", 1)
 
 
-def test_a_single_value_is_a_dot_and_long_series_are_smoothed_and_thinned() -> None:
+def test_a_single_value_is_a_dot_and_long_series_are_smoothed_and_thinned():
     [panel] = build_panels({"run": [{"step": 5, "reward": 0.0}]})
     [x], [y] = (attributes("curve.html", name, curve=panel) for name in ("cx", "cy"))
     assert (panel.left <= x <= panel.right, y) == (True, panel.bottom)
@@ -107,7 +108,7 @@ def test_a_single_value_is_a_dot_and_long_series_are_smoothed_and_thinned() -> N
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=60))
-def test_points_stay_in_the_frame_and_higher_is_larger(values: list[float]) -> None:
+def test_points_stay_in_the_frame_and_higher_is_larger(values):
     [panel] = build_panels({"run": [{"step": n, "reward": value} for n, value in enumerate(values)]})
     points = [(panel.x(x), panel.y(y)) for x, y in (panel.lines[0].raw or panel.lines[0].points)]
     assert len(points) == len(values)
@@ -118,7 +119,7 @@ def test_points_stay_in_the_frame_and_higher_is_larger(values: list[float]) -> N
 
 
 @given(st.floats(-1e5, 1e5), st.floats(1e-3, 1e5))
-def test_ticks_are_round_even_and_cover(low: float, width: float) -> None:
+def test_ticks_are_round_even_and_cover(low, width):
     ticks = nice_ticks(low, low + width)
     step = ticks[1] - ticks[0]
     assert 2 <= len(ticks) <= 8
@@ -129,15 +130,12 @@ def test_ticks_are_round_even_and_cover(low: float, width: float) -> None:
     assert nice_ticks(0, 300) == [0, 100, 200, 300]
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0"), (0.5, "0.5"), (-0.25, "−0.25"), (1.2345, "1.23"), (400.0, "400"), (0.00002, "2e−5"), (250000, "2.5e5")],
-)
-def test_numbers_are_short(value: float, text: str) -> None:
-    assert number(value) == text
+def test_numbers_are_short():
+    texts = {0: "0", 0.5: "0.5", -0.25: "−0.25", 1.2345: "1.23", 400.0: "400", 0.00002: "2e−5", 250000: "2.5e5"}
+    assert {value: number(value) for value in texts} == texts
 
 
-def test_curves_of_an_audit() -> None:
+def test_curves_of_an_audit():
     measures = {"aoc": Measure(value=0.25, n=9), "vote_ece": Measure(value=0.125, n=9)}
     early = {"share_of_reasoning": [0.0, 0.5, 1.0], "same": [0.5, 0.75, 1.0], "n": 9}
     votes = {"reliability": [[0.6, 0.5, 4], [1.0, 1.0, 5]], "risk_coverage": [[1.0, 0.5, 0.0], [0.6, 1, 0.4]]}
@@ -157,7 +155,7 @@ def test_curves_of_an_audit() -> None:
     assert [guide[0][1] for guide in risk.guides] == pytest.approx([5, 10])
 
 
-def test_shares_and_letters_are_drawn_to_scale_and_long_names_have_room() -> None:
+def test_shares_and_letters_are_drawn_to_scale_and_long_names_have_room():
     chart = ShareChart("t", "s", [Share("a", 20.0, (10.0, 30.0)), Share("b", 100.0)], 25.0)
     at = attributes("blind.html", "cx", chart=chart)
     assert at == pytest.approx([116 + 0.2 * 202, 318], abs=0.1)

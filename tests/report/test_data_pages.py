@@ -1,8 +1,6 @@
 """The pages of a data audit and of a data check: every finding is on them, data are only text, nothing is fetched."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,13 +18,13 @@ from medvlm_r1.report.audit_data import blind_chart, render_data_audit
 from medvlm_r1.report.check import render_check
 
 
-def sample(name: object, options: tuple[str, ...], answer: str, modality: str = "MRI", **changes: Any) -> Sample:
+def sample(name, options, answer, modality="MRI", **changes):
     fields = {"images": (f"images/{name}.png",), "question": "What is seen?", "question_type": "Disease Diagnosis"}
     return Sample(**({"id": f"q{name}"} | fields | changes), options=options, answer=answer, modality=modality)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """Twenty MRI questions that give themselves away, two CT ones, one open; two images."""
     samples = [sample(n, ("cyst", "mass") if n % 2 else ("mass", "cyst"), "cyst") for n in range(20)]
     samples += [sample(n, ("node", "cyst"), "node", "CT", question_type="") for n in (20, 21)]
@@ -38,14 +36,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def render(folder: Path, *, fit: str | None = None, clean: str = "", **arguments: Any) -> Reader:
+def render(folder, *, fit=None, clean="", **arguments):
     samples = read_folder(folder)
     audit = audit_data(samples, find_prior_source(fit, folder, samples) if fit else None)
     written = write_clean(folder, folder.parent / "clean", samples, audit, baselines=[clean]) if clean else None
     return Reader(render_data_audit(audit, folder.parent / "a" / "page.html", data=folder, clean=written, **arguments))
 
 
-def test_the_whole_page_of_an_audit(folder: Path) -> None:
+def test_the_whole_page_of_an_audit(folder):
     page = render(folder, fit="CT", clean="majority", items=30)
     for wanted in (
         "What can be answered without the image: data",
@@ -74,7 +72,7 @@ def test_the_whole_page_of_an_audit(folder: Path) -> None:
     assert_sealed(folder.parent / "a" / "page.html")
 
 
-def test_missing_parts_of_an_audit(folder: Path) -> None:
+def test_missing_parts_of_an_audit(folder):
     text = render(folder).text
     assert "The set without" not in text
     assert "fitted on" not in text
@@ -85,7 +83,7 @@ def test_missing_parts_of_an_audit(folder: Path) -> None:
     assert text.count("Longest option 50.0") == 1
 
 
-def test_the_chart_of_baselines() -> None:
+def test_the_chart_of_baselines():
     ends = {"chance": (25, 25), "majority": (10, 30), "longest": (30, 70), "option_prior_loo": (80, 100)}
     figures = {name: Figure(n=9, percent=sum(ci) / 2, ci95=ci) for name, ci in ends.items()}
     chart = blind_chart("MRI", figures)
@@ -97,9 +95,9 @@ def test_the_chart_of_baselines() -> None:
     assert chart.line == 25
 
 
-def make(folder: Path, text: str, **images: Image.Image) -> Path:
+def make(folder, text, **images):
     (folder / "images").mkdir(parents=True)
-    fields: dict[str, Any] = {"question": text, "question_type": text, "subject": "Doe"}
+    fields = {"question": text, "question_type": text, "subject": "Doe"}
     samples = []
     for name, image in images.items():
         image.save(folder / "images" / f"{name}.png")
@@ -108,11 +106,11 @@ def make(folder: Path, text: str, **images: Image.Image) -> Path:
     return folder
 
 
-def wedge() -> Image.Image:
+def wedge():
     return Image.linear_gradient("L").rotate(30).resize((64, 64))
 
 
-def clouds() -> Image.Image:
+def clouds():
     rng = np.random.default_rng(1)
     sizes = ((3, 120), (9, 60), (27, 20))
     layers = [Image.fromarray(rng.random((cells, cells)) * strength) for cells, strength in sizes]
@@ -120,7 +118,7 @@ def clouds() -> Image.Image:
     return Image.fromarray((total + 20).clip(0, 255).astype(np.uint8))
 
 
-def test_the_whole_page_of_a_check(tmp_path: Path) -> None:
+def test_the_whole_page_of_a_check(tmp_path):
     other = clouds()
     train = make(tmp_path / "train", "What is seen?", a=wedge(), b=other)
     test = make(tmp_path / "test", "What is seen?", c=wedge(), d=other.point(lambda value: value * 0.9 + 5))
@@ -147,7 +145,7 @@ def test_the_whole_page_of_a_check(tmp_path: Path) -> None:
     assert "This image is not available" in Reader(render_check(check, tmp_path / "check.html")).text
 
 
-def test_a_sound_folder_has_no_empty_sections(tmp_path: Path) -> None:
+def test_a_sound_folder_has_no_empty_sections(tmp_path):
     check = check_folders([make(tmp_path / "data", "What?", a=wedge())])
     page = Reader(render_check(check, tmp_path / "check.html"))
     assert "✓ No problems found" in page.text
@@ -161,7 +159,7 @@ def test_a_sound_folder_has_no_empty_sections(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["check.html", "data", "out.html"]
 
 
-def test_pictures_are_named_by_their_sample_alone(tmp_path: Path) -> None:
+def test_pictures_are_named_by_their_sample_alone(tmp_path):
     data = make(tmp_path / "train", "One?", Doe_John=wedge(), b=clouds())
     rows = (data / "samples.jsonl").read_text().replace("train-Doe_John", "train-1")
     (data / "samples.jsonl").write_text(rows.replace('["images/b.png"]', '["images/b.png", "images/Doe_Jane.png"]'))
@@ -172,7 +170,7 @@ def test_pictures_are_named_by_their_sample_alone(tmp_path: Path) -> None:
     assert "Doe" not in page.text
 
 
-def test_hostile_texts_stay_text(tmp_path: Path) -> None:
+def test_hostile_texts_stay_text(tmp_path):
     fields = {"question": HOSTILE, "question_type": HOSTILE}
     samples = [sample(n, (HOSTILE, "cyst"), HOSTILE, HOSTILE, **fields) for n in range(3)]
     samples.append(sample(3, ("a", "cyst"), "a", **fields))

@@ -2,10 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -16,11 +14,9 @@ from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.report.export import CONFIG, export
 from tiny_policy import build_tiny_adapter
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, tiny_policy_dir: Path, data_dir: Path) -> tuple[Path, Path]:
+def made(tmp_path_factory, tiny_policy_dir, data_dir):
     """A run folder in the form a training leaves, and an evaluation of its model."""
     run = tmp_path_factory.mktemp("export") / "run"
     shutil.copytree(tiny_policy_dir, run / "model")
@@ -44,9 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_policy_dir: Path, data_d
     return run, run.parent / "eval"
 
 
-def test_the_folder_loads_and_the_card_has_what_was_measured(
-    made: tuple[Path, Path], tmp_path: Path, data_dir: Path, command: Command
-) -> None:
+def test_the_folder_loads_and_the_card_has_what_was_measured(made, tmp_path, data_dir, command):
     from huggingface_hub import ModelCard
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -80,7 +74,7 @@ def test_the_folder_loads_and_the_card_has_what_was_measured(
         assert verdict["sentence"] in text
 
 
-def logits(folder: Path) -> Any:
+def logits(folder):
     import torch
 
     from medvlm_r1.models.load import load_policy
@@ -89,14 +83,12 @@ def logits(folder: Path) -> Any:
         return load_policy(str(folder), device="cpu").model(input_ids=torch.arange(5, 25)[None]).logits
 
 
-def distance(folder: Path, other: Path) -> float:
+def distance(folder, other):
     return float((logits(folder) - logits(other)).abs().max())
 
 
 @pytest.mark.parametrize("kind", ["adapter", "full"])
-def test_a_checkpoint_is_exported_without_the_state_of_its_training(
-    made: tuple[Path, Path], tiny_policy_dir: Path, tmp_path: Path, command: Command, kind: str
-) -> None:
+def test_a_checkpoint_is_exported_without_the_state_of_its_training(made, tiny_policy_dir, tmp_path, command, kind):
     checkpoint = made[0] / "checkpoints" / f"checkpoint-{kind}"
     if kind == "adapter":
         build_tiny_adapter(tiny_policy_dir, checkpoint)
@@ -118,9 +110,7 @@ def test_a_checkpoint_is_exported_without_the_state_of_its_training(
         assert str(made[0].parent).encode() not in file.read_bytes()
 
 
-def test_an_adapter_from_elsewhere_is_merged(
-    tiny_policy_dir: Path, data_dir: Path, tmp_path: Path, command: Command
-) -> None:
+def test_an_adapter_from_elsewhere_is_merged(tiny_policy_dir, data_dir, tmp_path, command):
     adapter = tmp_path / "theirs"
     build_tiny_adapter(tiny_policy_dir, adapter)
     evaluate(str(adapter), data_dir, tmp_path / "eval", max_new_tokens=4)
@@ -137,27 +127,18 @@ def test_an_adapter_from_elsewhere_is_merged(
     assert command("export", f"{adapter}#{tiny_policy_dir}", "--out", tmp_path / "b")[0] == 0
 
 
-@pytest.mark.parametrize(
-    ("n_closed", "expected"),
-    [
-        (2, ["| data | MRI | 1 |", "6 open questions not counted above"]),
-        (0, ["* data: no question has options, ", "8 open questions not counted above"]),
-    ],
-)
-def test_open_questions_are_counted_apart_on_the_card(
-    made: tuple[Path, Path], tmp_path: Path, data_dir: Path, n_closed: int, expected: list[str]
-) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(data_dir, data)
+def test_open_questions_are_counted_apart_on_the_card(made, tmp_path, data_dir):
+    shutil.copytree(data_dir, tmp_path / "data")
     samples = read_folder(data_dir)
-    closed = samples[::4][:n_closed]
-    write_folder(data, [s if s in closed else replace(s, options=()) for s in samples], info={})
-    evaluate(str(made[0] / "model"), data, tmp_path / "eval", max_new_tokens=2)
-    text = (export(made[0], tmp_path / "published", evaluations=[tmp_path / "eval"]) / "README.md").read_text()
-    assert [wanted for wanted in expected if wanted not in text] == []
+    for n_closed, row, n_open in ((2, "| data | MRI | 1 |", 6), (0, "* data: no question has options, ", 8)):
+        closed, run = samples[::4][:n_closed], tmp_path / f"eval-{n_closed}"
+        write_folder(tmp_path / "data", [s if s in closed else replace(s, options=()) for s in samples], info={})
+        evaluate(str(made[0] / "model"), tmp_path / "data", run, max_new_tokens=2)
+        text = (export(made[0], tmp_path / f"published-{n_closed}", evaluations=[run]) / "README.md").read_text()
+        assert (row in text, f"{n_open} open questions not counted above" in text) == (True, True)
 
 
-def test_what_cannot_be_published_is_refused(made: tuple[Path, Path], tmp_path: Path) -> None:
+def test_what_cannot_be_published_is_refused(made, tmp_path):
     run, evaluation = made
     (tmp_path / "run" / "checkpoints" / "checkpoint-3").mkdir(parents=True)
     with pytest.raises(UserError, match=r"no finished training.*Or name one of its checkpoints: .*checkpoint-3"):
@@ -176,16 +157,16 @@ def test_what_cannot_be_published_is_refused(made: tuple[Path, Path], tmp_path: 
         export(run, tmp_path / "c")
 
 
-def test_upload(made: tuple[Path, Path], tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[str, dict[str, Any]]] = []
+def test_upload(made, tmp_path, command, monkeypatch):
+    calls = []
 
     class Api:
-        def create_repo(self, repository: str, **arguments: Any) -> None:
+        def create_repo(self, repository, **arguments):
             if calls:
                 raise ConnectionError("no network")
             calls.append((repository, arguments))
 
-        def upload_folder(self, *, repo_id: str, folder_path: str) -> str:
+        def upload_folder(self, *, repo_id, folder_path):
             assert (Path(folder_path) / "README.md").is_file()
             return f"hub:{repo_id}"
 

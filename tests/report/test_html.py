@@ -2,11 +2,9 @@
 
 import io
 import json
+import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 from page_reader import HOSTILE, Reader, assert_only_text, assert_sealed
@@ -18,17 +16,16 @@ from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.report import RunView, load_run, load_runs, render_report
 from medvlm_r1.report.items import choose_items
 
-RunMaker = Callable[..., Path]
 RIGHT = "<think>Looks like it.</think><answer>B</answer>"
 WRONG = "<think>Looks like it.</think><answer>A</answer>"
 
 
-def render(runs: dict[str, RunView], tmp_path: Path, **arguments: Any) -> Reader:
+def render(runs, tmp_path, **arguments):
     path = render_report(runs, tmp_path / "report.html", title="A title", summary="In plain words.", **arguments)
     return Reader(path)
 
 
-def test_the_whole_page(make_run: RunMaker, make_training: RunMaker, tmp_path: Path) -> None:
+def test_the_whole_page(make_run, make_training, tmp_path):
     training = make_training("grpo", [{"step": n, "reward": 0.1 * n, "loss": 0.2} for n in range(1, 6)])
     runs = {
         "Zero-shot": load_run(make_run("base", [RIGHT, WRONG, "the answer is B", "no idea ..."])),
@@ -42,14 +39,12 @@ def test_the_whole_page(make_run: RunMaker, make_training: RunMaker, tmp_path: P
         "In plain words.",
         "MRI in domain",
         "50.0 9.5–90.5 1 of 2",
-        "100.0",
         "Guessing at random",
         "+75.0",
         "gained 3, lost 0 of 4",
         "Lesion Grading",
         "MedVLM-R1 78.22 Other –",
         "medvlm-r1 demo makes it.",
-        "Reward",
         "Loss of GRPO",
         "✓ Correct",
         "✗ Wrong",
@@ -67,9 +62,7 @@ def test_the_whole_page(make_run: RunMaker, make_training: RunMaker, tmp_path: P
 
 
 @pytest.mark.parametrize("text", [HOSTILE, f"<think>{HOSTILE}</think><answer>{HOSTILE}</answer>", "\ud83d"])
-def test_hostile_texts_stay_text(
-    samples_dir: Path, make_run: RunMaker, make_training: RunMaker, tmp_path: Path, text: str
-) -> None:
+def test_hostile_texts_stay_text(samples_dir, make_run, make_training, tmp_path, text):
     rows = [json.loads(line) for line in (samples_dir / "samples.jsonl").read_text().splitlines()]
     for row in rows:
         row |= {"question": HOSTILE, "options": [HOSTILE, "kidney"], "question_type": HOSTILE, "modality": HOSTILE}
@@ -80,7 +73,7 @@ def test_hostile_texts_stay_text(
     assert_only_text(render({HOSTILE: view}, tmp_path, notes=notes, domains={HOSTILE: HOSTILE}, items=["q0"]))
 
 
-def test_one_kind_of_run_has_no_empty_sections(make_run: RunMaker, make_training: RunMaker, tmp_path: Path) -> None:
+def test_one_kind_of_run_has_no_empty_sections(make_run, make_training, tmp_path):
     text = render({"run": load_run(make_run("run", [RIGHT] * 4))}, tmp_path).text
     for heading in ("Training", "Differences", "paper’s own"):
         assert heading not in text
@@ -91,7 +84,7 @@ def test_one_kind_of_run_has_no_empty_sections(make_run: RunMaker, make_training
     assert RESEARCH_USE in text
 
 
-def test_open_questions_are_counted_apart(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:
+def test_open_questions_are_counted_apart(make_run, samples_dir, tmp_path):
     samples = read_folder(samples_dir)
     write_folder(samples_dir, [replace(s, options=()) if n > 1 else s for n, s in enumerate(samples)], info={})
     runs = {name: load_run(make_run(name, [RIGHT, text, WRONG, WRONG])) for name, text in (("a", RIGHT), ("b", WRONG))}
@@ -111,7 +104,7 @@ def test_open_questions_are_counted_apart(make_run: RunMaker, samples_dir: Path,
     assert lines[-1].startswith("open questions (without options) 4, included above only in")
 
 
-def test_what_differs_between_compared_runs_is_reported(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:
+def test_what_differs_between_compared_runs_is_reported(make_run, samples_dir, tmp_path):
     runs = {"one": load_run(make_run("one", [RIGHT] * 4)), "few": load_run(make_run("few", ["B"] * 3, limit=3))}
     runs["bare"] = load_run(make_run("bare", ["B"] * 4, template="answer-only"))
     (samples_dir / "images" / "1.png").write_bytes((samples_dir / "images" / "0.png").read_bytes())
@@ -125,7 +118,7 @@ def test_what_differs_between_compared_runs_is_reported(make_run: RunMaker, samp
     assert "Full text" not in text
 
 
-def test_runs_on_other_data_have_rows_and_no_differences(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:
+def test_runs_on_other_data_have_rows_and_no_differences(make_run, samples_dir, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(samples_dir, other)
     file = other / "samples.jsonl"
@@ -137,7 +130,7 @@ def test_runs_on_other_data_have_rows_and_no_differences(make_run: RunMaker, sam
         assert text not in page.text
 
 
-def test_items(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:
+def test_items(make_run, samples_dir, tmp_path):
     right, wrong = load_run(make_run("right", [RIGHT] * 4)), load_run(make_run("wrong", [WRONG] * 4))
     # Selected without their answers, alternating between modalities.
     assert choose_items({"run": right}, 3) == choose_items({"run": wrong}, 3)
@@ -158,9 +151,7 @@ def test_items(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
-def test_900_questions_on_a_few_images_hold_each_image_once(
-    make_run: RunMaker, samples_dir: Path, tmp_path: Path, browse: Callable[[Path, int], Any]
-) -> None:
+def test_900_questions_on_a_few_images_hold_each_image_once(make_run, samples_dir, tmp_path, browse):
     colors = [(200, 10, 10), (10, 150, 10), (10, 10, 200)]
     for number, color in enumerate(colors):
         Image.new("RGB", (12, 12), color).save(samples_dir / f"images/{number}.png")
@@ -181,7 +172,7 @@ def test_900_questions_on_a_few_images_hold_each_image_once(
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_which_part_is_of_which_folder(make_run: RunMaker, make_training: RunMaker, tmp_path: Path) -> None:
+def test_which_part_is_of_which_folder(make_run, make_training, tmp_path):
     run, training = make_run("run", [RIGHT] * 4), make_training("grpo", [{"step": 1, "reward": 0.5}, {"step": 2}])
     with (training / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "rew')  # still being written
@@ -205,7 +196,7 @@ def test_which_part_is_of_which_folder(make_run: RunMaker, make_training: RunMak
     assert load_run(tmp_path / "moved" / "run").data is None
 
 
-def test_folders_that_are_no_run(make_run: RunMaker, make_training: RunMaker, tmp_path: Path) -> None:
+def test_folders_that_are_no_run(make_run, make_training, tmp_path):
     with pytest.raises(UserError, match=r"neither results\.json of an evaluation nor metrics\.jsonl"):
         load_run(tmp_path)
     run, training = make_run("run", [RIGHT] * 4), make_training("grpo", [])
@@ -223,7 +214,54 @@ def test_folders_that_are_no_run(make_run: RunMaker, make_training: RunMaker, tm
         load_runs([training, f"{training}/../grpo"])
 
 
-def test_runs_are_named_after_their_folders(make_training: RunMaker) -> None:
+def test_runs_are_named_after_their_folders(make_training):
     first, second, grpo = (make_training(name, [{"step": 1}]) for name in ("one/eval", "two/eval", "grpo"))
     assert list(load_runs([first, grpo])) == ["eval", "grpo"]
     assert list(load_runs([first, second])) == ["one/eval", "two/eval"]
+
+
+@pytest.fixture
+def page(make_run, tmp_path):
+    """Three models: on MRI 50, 100 and 0 percent right; the second has answered the first two questions alone."""
+    runs = {
+        "one": load_run(make_run("one", [RIGHT, WRONG, RIGHT, RIGHT])),
+        "two": load_run(make_run("two", [RIGHT] * 2, limit=2)),
+        "ten": load_run(make_run("ten", [WRONG] * 4)),
+    }
+    return render_report(runs, tmp_path / "page.html", title="T", summary="")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_tables_sort_by_click_and_by_key_and_the_reference_row_stays(page, browse, width):
+    opened = browse(page, width)
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    table = opened.locator("table").first
+
+    def order():
+        return [name.strip() for name in table.locator("tbody .name").all_inner_texts()]
+
+    written = ["one", "two", "ten", "Guessing at random"]
+    assert order() == written
+    mri = table.locator("thead th", has_text="MRI")
+    button = mri.locator("button")
+    button.click()
+    assert (mri.get_attribute("aria-sort"), order()) == ("ascending", ["ten", "one", "two", written[-1]])
+    button.press("Enter")
+    assert (mri.get_attribute("aria-sort"), order()) == ("descending", ["two", "one", "ten", written[-1]])
+    button.press("Space")
+    assert (mri.get_attribute("aria-sort"), order()) == (None, written)
+    # Unknown values come last both ways, and the table is sorted by one column alone.
+    ct = table.locator("thead th").filter(has_text=re.compile(r"^CT"))
+    for expected in (["ten", "one", "two"], ["one", "ten", "two"]):
+        ct.locator("button").click()
+        assert order()[:3] == expected
+    assert mri.get_attribute("aria-sort") is None
+    table.locator("thead th", has_text="Model").locator("button").click()
+    assert order()[:3] == ["one", "ten", "two"]
+    # Negative differences come first; a table of unlike rows does not sort.
+    differences = opened.locator("table").nth(1)
+    values = differences.locator("tbody td:nth-child(2) .value")
+    assert values.all_inner_texts() == ["+50.0", "−50.0"]
+    differences.locator("thead th", has_text="MRI").locator("button").click()
+    assert values.all_inner_texts() == ["−50.0", "+50.0"]
+    assert opened.locator("table.facts button").count() == 0

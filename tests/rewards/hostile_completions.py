@@ -41,6 +41,8 @@ SPELLINGS = (
     "<thınk>",
 )
 
+AFTER = ("<Answer>C</Answer>", "<answers>C</answers>", "<final_answer>C</final_answer>", "</answer >")
+
 # What is written, and its reward by each of COLUMNS.
 WANTED = {
     "as wanted": (f"{T}<answer>B</answer>", (1, 1, 1, 1, 1)),
@@ -65,10 +67,7 @@ WANTED = {
     "the second in capitals": (f"{T}<answer>B</answer><ANSWER>C</ANSWER>", (0, 0, 0, 1, 0)),
     "the second never closed": (f"{T}<answer>B</answer><answer>C", (0, 0, 0, 1, 0)),
     "the second with a space": (f"{T}<answer>B</answer><answer >C</answer>", (0, 0, 0, 1, 1)),
-    "one tag for each option": (
-        T + "".join(f"<answer>{x}</answer>" for x in "ABCD"),
-        (0, 0, 0, 0, 1),
-    ),
+    "one tag for each option": (T + "".join(f"<answer>{x}</answer>" for x in "ABCD"), (0, 0, 0, 0, 1)),
     "all letters": (f"{T}<answer>ABCD</answer>", (0, 1, 0, 0, 1)),
     "all letters, one a line": (f"{T}<answer>A\nB\nC\nD</answer>", (0, 1, 0, 0, 1)),
     "B or C": (f"{T}<answer>B or C</answer>", (0, 1, 0, 0, 1)),
@@ -138,25 +137,16 @@ WANTED = {
     "less than is no tag": ("<think>It is < 5 mm, > 2 mm. B knee yes.</think><answer>B</answer>", (1, 1, 1, 1, 1)),
     # A second tag in another spelling, after the first.
     **{
-        f"after the answer, {spelling!r}": (
-            f"{T}<answer>B</answer>{spelling}",
-            (0, 0, 0, 1, int(spelling.endswith("</answer>"))),
-        )
-        for spelling in (
-            *SPELLINGS,
-            "<Answer>C</Answer>",
-            "<answers>C</answers>",
-            "<final_answer>C</final_answer>",
-            "</answer >",
-        )
+        f"after the answer, {tag!r}": (f"{T}<answer>B</answer>{tag}", (0, 0, 0, 1, int(tag.endswith("</answer>"))))
+        for tag in (*SPELLINGS, *AFTER)
     },
     # The same inside the reasoning, where it is all that a look for other text would miss.
     **{
-        f"in the reasoning, {spelling!r}": (
-            f"<think>{spelling}. A brain no, B knee yes.</think><answer>B</answer>",
+        f"in the reasoning, {tag!r}": (
+            f"<think>{tag}. A brain no, B knee yes.</think><answer>B</answer>",
             (0, 0, 0, 1, 1),
         )
-        for spelling in SPELLINGS
+        for tag in SPELLINGS
     },
     # Reasonings with nothing in them.
     "reasoning of one letter": ("<think>x</think><answer>B</answer>", (1, 0, 0, 1, 1)),

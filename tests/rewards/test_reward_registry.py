@@ -28,18 +28,14 @@ def own_rewards(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_names():
+def test_names_and_paths():
     strict = ["accuracy_strict", "format_strict", "consistent", "grounded"]
     assert list(REGISTRY) == ["accuracy_paper", "format_paper", *strict]
-    for name, reward in REGISTRY.items():
-        assert resolve_reward(name) is reward
+    for name in (*REGISTRY, "format_no_think", "format_think_after"):
+        path = f"medvlm_r1.rewards.{name}"
+        reward = resolve_reward(f"{path}:{name}")
+        assert resolve_reward(f"{path}.{name}") is reward is REGISTRY.get(name, reward)
         assert reward.__name__ == name  # the name under which TRL logs it
-
-
-def test_a_name_is_also_a_path():
-    path = "medvlm_r1.rewards.accuracy_paper"
-    assert resolve_reward(f"{path}:accuracy_paper") is resolve_reward(f"{path}.accuracy_paper")
-    assert resolve_reward(f"{path}:accuracy_paper") is REGISTRY["accuracy_paper"]
 
 
 @pytest.mark.parametrize("path", ["my_rewards:brevity", "my_rewards.brevity"])
@@ -76,11 +72,6 @@ def test_unknown_names(own_rewards, name, message):
 def test_the_columns_are_those_of_the_data_set(data_dir):
     # `subject` is for counterfactual images and is dropped when a row is read.
     assert set(as_dataset(str(data_dir)).column_names) == {"prompt", "subject", *DATA_COLUMNS}
-
-
-@pytest.mark.parametrize("name", [*REGISTRY, "format_no_think", "format_think_after"])
-def test_built_in_rewards_can_be_called(name):
-    check_signature(name, resolve_reward(f"medvlm_r1.rewards.{name}:{name}"))
 
 
 async def waiting(prompts, completions, **columns):
@@ -184,9 +175,7 @@ def test_what_the_function_raises_is_named_with_its_line():
     ("body", "code", "message"),
     [
         ("*, age, **columns): return [1.0]", 2, "asks for the column 'age', which the data do not have"),
-        ("**columns): return [columns['age']]", 1, "failed with KeyError: 'age'"),
         ("**columns): return 1.0", 1, "returned 1.0 (float); wanted a list of 4 numbers"),
-        ("**columns): return [None] * 4", 1, "returned None for all 4 completions"),
     ],
 )
 def test_a_training_ends_with_one_message(body, code, message, tmp_path, monkeypatch, write_config, command):
@@ -196,11 +185,7 @@ def test_a_training_ends_with_one_message(body, code, message, tmp_path, monkeyp
     # A signature is refused before a model is looked for.
     model = {"model": str(tmp_path / "no model is here")} if code == 2 else {}
     ended, _, errors = command("train", "grpo", "--config", write_config(rewards=[{"name": f"{module}:own"}], **model))
-    errors = " ".join(errors.split())
     assert ended == code
     assert f"{module}:own" in errors
-    assert message in errors
+    assert message in " ".join(errors.split())
     assert "Traceback" not in errors
-    if code == 2:
-        with pytest.raises(UsageError, match=f"'{module}:own' asks for the column 'age'"):
-            resolve_reward(f"{module}:own")

@@ -1,3 +1,5 @@
+"""The rewards on cases by hand, on any text, and compared with a second implementation of the paper's."""
+
 import re
 
 import pytest
@@ -13,8 +15,7 @@ accuracy_paper, format_paper, accuracy_strict, grounded = (
 )
 
 PIECES = ["<think>", "</think>", "<answer>", "</answer>", "<ANSWER>", "</Answer>", " ", "\n", "B", "b", "A", "xyz", "."]
-texts = st.text() | st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
-letters = st.sampled_from(LETTERS)
+FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
 
 
 def reward_of(reward, text, letter="B", own=True):
@@ -43,19 +44,14 @@ def test_accuracy_paper(reward, texts):
     [
         (answering("B"), 1.0, 0.0),
         (answering("A"), 0.0, 1.0),
-        (answering("D"), 0.0, 1.0),
         # No letter of an option, so no answer that could be another one.
-        (answering("E"), 0.0, 0.0),
-        (answering("b"), 0.0, 0.0),
-        (answering("knee"), 0.0, 0.0),
-        ("<think>It is bright.", 0.0, 0.0),
+        *((answering(text), 0.0, 0.0) for text in ("E", "b", "knee")),
         # Several answers are none, on either image.
         (answering("A") + answering("B"), 0.0, 0.0),
     ],
 )
 def test_grounded(text, own, other):
-    assert reward_of(grounded, text, own=True) == own
-    assert reward_of(grounded, text, own=False) == other
+    assert (reward_of(grounded, text, own=True), reward_of(grounded, text, own=False)) == (own, other)
 
 
 @pytest.mark.parametrize("name", REGISTRY)
@@ -70,20 +66,15 @@ def test_both_shapes_of_completions_and_their_order(name):
         [{"role": "assistant", "content": None}],
         [],
     ]
-    columns = {
-        "letter": ["C"] * 7,
-        "options": [["x", "y", "It is C"]] * 7,
-        "sample_id": list("abcdefg"),
-        "modality": ["CT"] * 7,
-        "blank_letter": ["A"] * 7,
-        "own_image": [True] * 7,
-    }
-    rewards = REGISTRY[name](prompts=["p"] * 7, completions=completions, completion_ids=[[1]] * 7, **columns)
+    columns = {"letter": ["C"], "options": [["x", "y", "It is C"]], "sample_id": ["a"], "modality": ["CT"]}
+    columns |= {"blank_letter": ["A"], "own_image": [True]}
+    every = {column: values * 7 for column, values in columns.items()}
+    rewards = REGISTRY[name](prompts=["p"] * 7, completions=completions, completion_ids=[[1]] * 7, **every)
     assert rewards == [0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
     assert all(type(reward) is float for reward in rewards)
     if not name.startswith("format"):
         with pytest.raises(ValueError, match="zip"):
-            REGISTRY[name](["p"] * 7, completions, **{column: values[:1] for column, values in columns.items()})
+            REGISTRY[name](["p"] * 7, completions, **columns)
 
 
 @pytest.mark.parametrize("reward", [accuracy_paper, accuracy_strict])
@@ -101,30 +92,24 @@ def paper_accuracy_again(text, right):
     return 0.5 if re.sub(right, "", answer, count=1, flags=re.IGNORECASE).strip() else 1.0
 
 
-@given(texts, letters)
+def check_paper(text, right):
+    assert reward_of(accuracy_paper, text, right) == paper_accuracy_again(text, right)
+    assert reward_of(format_paper, text) == float(bool(FORMAT.fullmatch(text)))
+
+
+@given(st.text() | st.lists(st.sampled_from(PIECES), max_size=14).map("".join), st.sampled_from(LETTERS))
 @example("<answer>ǰ</answer>", "J")
 @example("<answer>ﬀ</answer>", "F")
 @example("<anſwer>B</answer>", "B")
 @example("<answer>\x1cB</answer>", "B")
-def test_accuracy_paper_equals_the_second_implementation(text, right):
-    assert reward_of(accuracy_paper, text, right) == paper_accuracy_again(text, right)
-
-
-FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
+def test_the_paper_s_rewards_equal_the_second_implementation(text, right):
+    check_paper(text, right)
 
 
 @pytest.mark.parametrize("text", [text for text, _ in WANTED.values()], ids=list(WANTED))
 def test_hostile_completions_get_of_the_paper_s_rewards_what_the_release_gives(text):
-    assert reward_of(format_paper, text) == float(bool(FORMAT.fullmatch(text)))
-    assert [reward_of(accuracy_paper, text, letter) for letter in LETTERS] == [
-        paper_accuracy_again(text, letter) for letter in LETTERS
-    ]
-
-
-@given(texts)
-def test_at_most_one_letter_is_rewarded_for_one_text(text):
-    for reward in (accuracy_paper, accuracy_strict):
-        assert sum(reward_of(reward, text, letter) > 0 for letter in LETTERS) <= 1
+    for letter in LETTERS:
+        check_paper(text, letter)
 
 
 @given(st.text() | st.sampled_from([answering(letter) for letter in "ABCDEJ"]), *[st.sampled_from("ABCD")] * 2)

@@ -19,17 +19,3 @@ def endless_policy(tiny_policy_dir: Path) -> Any:
     with torch.no_grad():
         policy.model.lm_head.weight[policy.processor.tokenizer.eos_token_id] = 0
     return policy
-
-
-@pytest.fixture(scope="session")
-def endless_dir(tiny_policy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of the tiny policy, ended by a token that is never drawn, and by no length a test has time for."""
-    policy = load_policy(str(tiny_policy_dir))
-    tokenizer = policy.processor.tokenizer
-    tokenizer.eos_token = "<|image_pad|>"
-    policy.model.generation_config.eos_token_id = tokenizer.eos_token_id
-    policy.model.config.get_text_config().max_position_embeddings = 2**24
-    folder = tmp_path_factory.mktemp("models") / "endless"
-    policy.model.save_pretrained(folder)
-    policy.processor.save_pretrained(folder)
-    return folder

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from medvlm_r1.serving.answer import Answer
+from medvlm_r1.report.case import CaseReply
 from medvlm_r1.serving.medvlm import MedVLM, Question
-from medvlm_r1.serving.page.case import Entry, ask, make_question
+from medvlm_r1.serving.page.case import ask, case_reply, make_question
 from medvlm_r1.serving.page.image import AUTOMATIC, OWN, Choice, open_source
 
 PARTS = ("brain", "chest", "abdomen", "knee", "liver", "kidney", "lung", "heart", "spine", "femur")
@@ -62,7 +62,8 @@ def test_python_stream_and_page_give_one_answer(base: MedVLM, files: dict[str, P
     assert stream.answer == expected
     # The page shows one image.
     if len(images) == 1:
-        assert on_page(base, images[0], question, options, **wanted) == expected
+        reply = on_page(base, images[0], question, options, **wanted)
+        assert reply == case_reply(expected, options)
 
 
 def on_page(
@@ -71,21 +72,14 @@ def on_page(
     question: str,
     options: tuple[str, ...],
     *,
-    window: str | None = None,
+    window: str = AUTOMATIC,
     plane: str | None = None,
     slice: int = 0,
-) -> Answer:
+) -> CaseReply:
     source, _ = open_source(image.read_bytes(), image.name)
-    centre, _, width = (window or "").partition("/")
-    choice = Choice(
-        plane=plane,
-        slice=slice,
-        frame=0,
-        window=OWN if width else window or AUTOMATIC,
-        center=float(centre) if width else 0,
-        width=float(width or 0),
-    )
+    center, _, width = window.partition("/")
+    own = {"window": OWN, "center": float(center), "width": float(width)} if width else {"window": window}
+    choice = Choice(**{"plane": plane, "slice": slice, "frame": 0, "center": 0, "width": 0} | own)
     lettered = "\n".join(f"{letter}) {option}" for letter, option in zip("ABCDEFGHIJ", options, strict=False))
-    *_, last = ask(base, source, make_question(source, choice, question, lettered))
-    assert isinstance(last, Entry)
-    return last.answer
+    *_, last = ask(base, make_question(source, choice, question, lettered))
+    return last.case.reply

@@ -17,10 +17,11 @@ from pydicom.data import get_testdata_file
 
 from medvlm_r1.data.images import load_picture
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
+from medvlm_r1.models.choice_logprobs import letter_probabilities
 from medvlm_r1.models.generate import Generation
 from medvlm_r1.serving.answer import read_answer
 from medvlm_r1.serving.backend import Closed, LocalBackend
-from medvlm_r1.serving.medvlm import MedVLM, Question, prefill_to_answer, prepare
+from medvlm_r1.serving.medvlm import MedVLM, Question, prepare
 from medvlm_r1.serving.pictures import load
 
 OPTIONS = ("liver", "kidney", "brain")
@@ -57,34 +58,28 @@ def test_an_answer_holds_all_there_is(model: MedVLM, monkeypatch: pytest.MonkeyP
     assert tuple(answer.confidence) == OPTIONS
     assert sum(answer.confidence.values()) == pytest.approx(1)
     assert "40 x 30" in answer.image_note
-    assert answer.notice == RESEARCH_USE
     record = answer.as_record()
     assert record["image"]["size"] == [40, 30]
-    assert record["notice"] == RESEARCH_USE
+    assert record["notice"] == answer.notice == RESEARCH_USE
 
 
 def test_confidence_is_that_of_the_letters_after_the_model_s_own_text(
     model: MedVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medvlm_r1.models.choice_logprobs import letter_probabilities
-
-    assert isinstance(model.backend, LocalBackend)
-    asked = Question(image=Image.new("RGB", (40, 30)), question="Which organ?", options=OPTIONS)
-    turns = {"<think>a</think><answer>A</answer>": "<think>a</think><answer>", "<answer>B": "<answer>"}
-    found = []
-    for text, turn in turns.items():
+    question = Question(image=Image.new("RGB", (40, 30)), question="Which organ?", options=OPTIONS)
+    prefills = {"<think>a</think><answer>A</answer><answer>": "<think>a</think><answer>", "<answer>B": "<answer>"}
+    expected = []
+    for text, prefill in prefills.items():
         written(monkeypatch, model, text)
-        [answer] = model.ask_batch([asked])
-        [expected] = letter_probabilities(model.backend.policy, [prepare(asked).item], [turn], [3])
-        assert answer.confidence is not None
-        assert tuple(answer.confidence.values()) == pytest.approx(expected)
-        found.append(expected)
-    assert found[0] != pytest.approx(found[1])
-    # Without an answer tag, or without options, there is no such place.
-    written(monkeypatch, model, "I think it is B.")
-    assert model.ask_batch([asked])[0].confidence is None
+        [answer] = model.ask_batch([question])
+        expected += letter_probabilities(model.backend.policy, [prepare(question).item], [prefill], [3])
+        assert tuple((answer.confidence or {}).values()) == pytest.approx(expected[-1])
+    assert expected[0] != pytest.approx(expected[1])
+    # There is none without options, without an answer tag, or if it is not asked for.
     assert model.ask(None, "Which organ?").confidence is None
-    assert prefill_to_answer("x<answer>A</answer><answer>") == "x<answer>"
+    assert model.ask_batch([question], confidence=False)[0].confidence is None
+    written(monkeypatch, model, "I think it is B.")
+    assert model.ask_batch([question])[0].confidence is None
 
 
 def test_a_letter_that_was_not_offered_is_none() -> None:
@@ -95,27 +90,19 @@ def test_a_letter_that_was_not_offered_is_none() -> None:
     assert same.confidence == {"a": 0.7, "b": 0.3}
 
 
-def test_a_batch_stands_in_its_order_and_equals_single_questions(model: MedVLM) -> None:
-    asked = [
-        Question(
-            image=Image.new("RGB", (28 + number, 30), (20 * number, 99, 7)), question=f"{number}?", options=OPTIONS
-        )
-        for number in range(9)
+def test_a_batch_is_in_its_order_and_equals_single_questions_and_streams(model: MedVLM) -> None:
+    questions = [
+        Question(image=Image.new("RGB", (28 + n, 30), (20 * n, 99, 7)), question=f"{n}?", options=OPTIONS)
+        for n in range(9)
     ]
-    alone = [model.ask(one.image, one.question, one.options) for one in asked]
-    assert model.ask_batch(asked) == alone
+    alone = [model.ask(query.image, query.question, query.options) for query in questions]
+    assert model.ask_batch(questions) == alone
     assert len({answer.text for answer in alone}) > 4
     assert model.ask_batch([]) == []
-
-
-def test_a_stream_joins_to_the_answer(model: MedVLM) -> None:
-    asked = Question(image=Image.new("RGB", (40, 30)), question="Which organ?", options=OPTIONS)
-    with model.stream(asked) as stream:
-        assert "40 x 30" in stream.pictures[0].note.summary()
-        pieces = list(stream)
-    [expected] = model.ask_batch([asked])
-    assert stream.answer == expected
-    assert "".join(pieces) == expected.text
+    with model.stream(questions[0]) as stream:
+        assert "28 x 30" in stream.pictures[0].note.summary()
+        assert "".join(stream) == alone[0].text
+    assert stream.answer == alone[0]
     assert list(stream) == []
 
 
@@ -134,10 +121,9 @@ def test_closing_stops_what_is_under_way_and_refuses_what_follows(endless_policy
     stream = model.stream(Question(question="Which organ?"))
     next(stream)
     model.close()
-    with pytest.raises(Closed, match="closed before"):
-        list(stream)
-    with pytest.raises(Closed):
-        model.ask(None, "Which organ?")
+    for ask in (lambda: list(stream), lambda: model.ask(None, "Which organ?")):
+        with pytest.raises(Closed, match="closed before"):
+            ask()
 
 
 def test_an_error_while_streaming_reaches_the_reader(endless_policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,10 +150,14 @@ def test_whatever_holds_an_image_gives_the_same_picture(tmp_path: Path) -> None:
         picture = load(image)
         assert picture.image.tobytes() == expected.image.tobytes()
         assert picture.note == expected.note
-    colour = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    Image.fromarray(colour).save(tmp_path / "x.png")
-    for image in (colour, Image.fromarray(colour), Image.open(tmp_path / "x.png"), str(tmp_path / "x.png")):
-        assert np.array_equal(np.asarray(load(image).image), colour)
+    color = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    gray = np.arange(4000, dtype=np.uint16).reshape(50, 80)
+    for array in (color, gray):
+        Image.fromarray(array).save(tmp_path / "x.png")
+        expected = load_picture(tmp_path / "x.png")
+        for image in (array, Image.fromarray(array), Image.open(tmp_path / "x.png"), str(tmp_path / "x.png")):
+            assert load(image).image.tobytes() == expected.image.tobytes()
+            assert load(image).note.window == expected.note.window
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16"])
@@ -175,15 +165,7 @@ def test_every_mode_of_pillow_is_shown(mode: str) -> None:
     assert load(Image.new(mode, (5, 4))).image.size == (5, 4)
 
 
-def test_an_array_of_16_bits_is_shown_like_such_a_file(tmp_path: Path) -> None:
-    values = np.arange(4000, dtype=np.uint16).reshape(50, 80)
-    Image.fromarray(values).save(tmp_path / "x.png")
-    shown = load(values)
-    assert shown.image.tobytes() == load_picture(tmp_path / "x.png").image.tobytes()
-    assert shown.note.window == load_picture(tmp_path / "x.png").note.window
-
-
-def test_a_turn_by_exif_is_made(tmp_path: Path) -> None:
+def test_an_image_is_rotated_by_exif(tmp_path: Path) -> None:
     image = Image.new("RGB", (30, 20))
     image.putpixel((0, 0), (255, 0, 0))
     exif = Image.Exif()
@@ -205,7 +187,7 @@ def test_a_dataset_made_in_memory_is_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "said"),
+    ("image", "words"),
     [
         (3, "a int"),
         (np.zeros((2, 2)), "float64"),
@@ -218,8 +200,8 @@ def test_a_dataset_made_in_memory_is_shown() -> None:
         (pydicom.Dataset(), "dataset"),
     ],
 )
-def test_what_is_no_image_is_told(image: Any, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_what_is_no_image_is_told(image: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
         load(image)
 
 
@@ -237,7 +219,7 @@ def test_a_volume_is_read_from_a_file_or_from_its_bytes(tmp_path: Path, model: M
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "words"),
     [
         ({"options": ["one"]}, "one option"),
         ({"options": ["x"] * 11}, "11 options"),
@@ -249,11 +231,13 @@ def test_a_volume_is_read_from_a_file_or_from_its_bytes(tmp_path: Path, model: M
         ({"question": "<|image_pad|>"}, "control token"),
     ],
 )
-def test_what_cannot_be_asked_is_told(model: MedVLM, changes: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_asked_is_told(model: MedVLM, changes: dict[str, Any], words: str) -> None:
     wanted: dict[str, Any] = {"question": "Which organ?", "options": OPTIONS} | changes
-    with pytest.raises(UserError, match=said) as raised:
+    with pytest.raises(UsageError, match=words):
         model.ask(None, **wanted)
-    assert isinstance(raised.value, UsageError) or "control" in said
+
+
+def test_numbers_out_of_range_are_refused() -> None:
     with pytest.raises(UserError, match="max_new_tokens"):
         MedVLM.load("phantom-base", max_new_tokens=0)
     with pytest.raises(UserError, match="batch_size"):

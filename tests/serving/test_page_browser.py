@@ -7,7 +7,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,14 @@ import nibabel
 import numpy as np
 import pytest
 import uvicorn
-from fastapi import FastAPI
-from page_model import EndlessPieces, scripted
+from page_model import scripted
 from PIL import Image
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.serving.medvlm import MedVLM
-from medvlm_r1.serving.page import mount_page
+from medvlm_r1.serving.page import build_app
 from medvlm_r1.serving.page.examples import EXAMPLES
 from medvlm_r1.serving.page.gate import private_uploads
 
@@ -31,31 +30,27 @@ CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 DICOM = str(get_testdata_file("CT_small.dcm", download=False))
 FIELDS = ("PatientName", "PatientID", "StudyInstanceUID", "SOPInstanceUID", "StudyDate", "Manufacturer", "StationName")
-
-# Every text that the reasoning has while it is written.
-RECORD = """() => {
-  window.seen = [];
-  new MutationObserver(() => {
-    const text = document.querySelector("#answer .live .reasoning")?.textContent;
-    if (text !== undefined && text !== window.seen.at(-1)) window.seen.push(text);
-  }).observe(document.querySelector("#answer"), {subtree: true, childList: true, characterData: true});
-}"""
+FOCUS = """(selector) => { const e = document.activeElement;
+  const name = e === document.body ? "BODY" : e.ariaLabel || e.labels?.[0]?.innerText || e.innerText || e.tagName;
+  return [name, !!e.closest(selector)]; }"""
 
 
-@contextmanager
-def served(medvlm: MedVLM, **options: Any) -> Iterator[str]:
-    """The page at an address of this machine."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        app = mount_page(FastAPI(), medvlm, **options)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Callable[..., str]]:
+    """Serves a page of a model at an address of this machine, until the tests are over."""
+    with ExitStack() as stack:
+
+        def start(medvlm: MedVLM, **options: Any) -> str:
+            bound = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            app = build_app(medvlm, **options)
+            server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(setattr, server, "should_exit", True)
+            return f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+        yield start
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +60,8 @@ def medvlm() -> Iterator[MedVLM]:
 
 
 @pytest.fixture(scope="module")
-def address(medvlm: MedVLM) -> Iterator[str]:
-    with served(medvlm) as url:
-        yield url
+def address(serve: Callable[..., str], medvlm: MedVLM) -> str:
+    return serve(medvlm)
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +74,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., str]]:
-    """Serves a page until the test is over."""
-    with ExitStack() as stack:
-        yield lambda medvlm, **options: stack.enter_context(served(medvlm, **options))
-
-
-@pytest.fixture
-def visit(browser: Any, serve: Callable[..., str]) -> Iterator[Callable[..., Any]]:
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
     """Opens a page; at the end nothing may have gone wrong in it, nor left this machine."""
     contexts, troubles = [], []
 
@@ -96,7 +83,7 @@ def visit(browser: Any, serve: Callable[..., str]) -> Iterator[Callable[..., Any
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(120_000)
-        page.on("console", lambda said: troubles.append(said.text) if said.type == "error" else None)
+        page.on("console", lambda line: troubles.append(line.text) if line.type == "error" else None)
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("response", lambda reply: troubles.append(reply.url) if reply.status >= 400 else None)
 
@@ -126,6 +113,11 @@ def drop(page: Any, file: str | Path) -> None:
 def say(page: Any, question: str, options: str = "") -> None:
     page.fill("#question textarea", question)
     page.fill("#options textarea", options)
+
+
+def example(page: Any, label: str) -> None:
+    page.get_by_role("button", name=label).click()
+    page.wait_for_selector("#picture img")
 
 
 def in_use(page: Any, text: str) -> None:
@@ -189,24 +181,6 @@ def check_saved(visit: Callable[..., Any], saved: Path, answer: str) -> None:
     assert "//" not in text
 
 
-def test_the_reasoning_is_seen_growing_apart_from_the_answer(
-    visit: Callable[..., Any], serve: Callable[..., str]
-) -> None:
-    text = f"<think>{' '.join(f'step {number}.' for number in range(30))}</think><answer>A</answer>"
-    page = visit(serve(scripted(lambda image, prompt: text, seconds=0.02)))
-    page.get_by_role("button", name="Phantom MRI").click()
-    page.wait_for_selector("#picture img")
-    page.evaluate(RECORD)
-    page.click("#ask")
-    answered(page)
-    final = page.inner_text("#answer .reasoning")
-    assert final.endswith("step 29.")
-    grown = [text for text in page.evaluate("window.seen") if text]
-    assert len(grown) >= 3
-    assert all(final.startswith(text) for text in grown)
-    assert grown == sorted(grown, key=len)
-
-
 def test_a_picture_file_a_volume_and_an_open_question(visit: Callable[..., Any], address: str, tmp_path: Path) -> None:
     Image.new("RGB", (60, 40), (200, 30, 30)).save(tmp_path / "red.png")
     volume = np.arange(12 * 10 * 8, dtype=np.int16).reshape(12, 10, 8)
@@ -236,90 +210,83 @@ def test_a_picture_file_a_volume_and_an_open_question(visit: Callable[..., Any],
     assert not [file for file in private_uploads().rglob("*") if file.is_file()]
 
 
-def test_what_goes_wrong_is_said_in_words(visit: Callable[..., Any], address: str, tmp_path: Path) -> None:
-    page = visit(address)
+def test_what_goes_wrong_is_said_in_words(visit: Callable[..., Any], serve: Callable[..., str], tmp_path: Path) -> None:
+    page = visit(serve(scripted("<answer>A</answer>"), max_upload=4000))
 
-    def told(text: str) -> None:
+    def message(text: str) -> None:
         page.locator("#message [role=alert]", has_text=text).wait_for()
 
     page.click("#ask")
-    told("No image yet")
-    broken = tmp_path / "broken.dcm"
-    broken.write_bytes(b"nothing of an image")
-    page.set_input_files("#drop input[type=file]", str(broken))
-    told("broken.dcm: not a PNG, JPEG, TIFF, BMP, DICOM or NIfTI image but plain text")
-    page.get_by_role("button", name="MRI (DICOM)").click()
+    message("No image yet")
+    files = {"broken.dcm": b"nothing of an image", "big.dcm": b"x" * 5000}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    page.set_input_files("#drop input[type=file]", str(tmp_path / "broken.dcm"))
+    message("broken.dcm: not a PNG, JPEG, TIFF, BMP, DICOM or NIfTI image but plain text")
+    page.set_input_files("#drop input[type=file]", str(tmp_path / "big.dcm"))
+    page.get_by_text("exceed the maximum allowed size").wait_for()
+    example(page, "MRI (DICOM)")
     in_use(page, "DICOM, 64 x 64")
     say(page, " ")
     page.click("#ask")
-    told("No question yet")
+    message("No question yet")
     say(page, "What is it?", "one")
     page.click("#ask")
-    told("one option ('one'); a question needs at least two")
+    message("one option ('one'); a question needs at least two")
     assert "Traceback" not in page.inner_text("body")
 
 
 def test_every_example_can_be_clicked_and_the_notice_stays(visit: Callable[..., Any], address: str) -> None:
     page = visit(address, 390)
-    for example in EXAMPLES:
-        page.get_by_role("button", name=example.label).click()
-        name = example.load().name
-        page.locator("#picture .name", has_text=name).wait_for()
-        assert page.input_value("#question textarea") == example.load().question
+    for label, load in EXAMPLES.items():
+        page.get_by_role("button", name=label).click()
+        page.locator("#picture .name", has_text=load().name).wait_for()
+        assert page.input_value("#question textarea") == load().question
     page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
-    notice = page.get_by_text(RESEARCH_USE).first.bounding_box()
-    assert 0 <= notice["y"] < 60
+    assert 0 <= page.get_by_text(RESEARCH_USE).first.bounding_box()["y"] < 60
 
 
 def test_text_of_a_model_is_never_run(visit: Callable[..., Any], serve: Callable[..., str]) -> None:
-    text = "<think><img src=x onerror=alert(1)> ${alert(2)} {{alert}} </script></think><answer>A</answer>"
-    page = visit(serve(scripted(lambda image, prompt: text)))
+    reasoning = "<img src=x onerror=alert(1)> ${alert(2)} {{alert}} </script>"
+    page = visit(serve(scripted(f"<think>{reasoning}</think><answer>A</answer>")))
     page.on("dialog", lambda dialog: pytest.fail("a script of the model's text was run"))
-    page.get_by_role("button", name="CT (DICOM)").click()
-    page.wait_for_selector("#picture img")
+    example(page, "CT (DICOM)")
     say(page, "What?", "<b>bold</b>\nno")
     page.click("#ask")
     answered(page)
-    assert page.inner_text("#answer .reasoning") == "<img src=x onerror=alert(1)> ${alert(2)} {{alert}} </script>"
+    assert page.inner_text("#answer .reasoning") == reasoning
     assert page.inner_text("#answer .answer") == "A) <b>bold</b>"
     assert page.locator("#answer b").count() == 0
 
 
 def test_stop_stops_the_model(visit: Callable[..., Any], serve: Callable[..., str]) -> None:
-    endless = EndlessPieces()
-    page = visit(serve(scripted(lambda image, prompt: "", endless=endless)))
-    page.get_by_role("button", name="CT (DICOM)").click()
-    page.wait_for_selector("#picture img")
+    model = scripted("", seconds=0.02)
+    page = visit(serve(model))
+    example(page, "CT (DICOM)")
     page.click("#ask")
     page.locator("#answer .reasoning", has_text="word word").wait_for()
     assert page.is_disabled("#ask")
     page.click("#stop")
     page.get_by_text("Stopped.").wait_for()
-    assert endless.closed.wait(20)
+    assert model.backend.closed.wait(20)
     page.wait_for_selector("#ask:not([disabled])")
     assert page.is_disabled("#export")
 
 
-def test_a_file_over_the_limit_is_refused_on_the_page(
-    visit: Callable[..., Any], serve: Callable[..., str], tmp_path: Path
+def test_a_whole_reading_needs_no_mouse_and_every_field_has_a_name(
+    visit: Callable[..., Any], serve: Callable[..., str]
 ) -> None:
-    big = tmp_path / "big.dcm"
-    big.write_bytes(b"x" * 5000)
-    page = visit(serve(scripted(lambda image, prompt: ""), max_upload=4000))
-    page.set_input_files("#drop input[type=file]", str(big))
-    page.get_by_text("exceed the maximum allowed size").wait_for()
-
-
-def test_a_whole_reading_needs_no_mouse(visit: Callable[..., Any], serve: Callable[..., str]) -> None:
-    text = "<think>bright bone</think><answer>B</answer>"
-    page = visit(serve(scripted(lambda image, prompt: text, weigh=(0.2, 0.8))))
+    page = visit(serve(scripted("<think>bright bone</think><answer>B</answer>", shares=(0.2, 0.8))))
     # Choosers are caught from now on: asked for only when the key is pressed, some come before that is arranged.
     page.on("filechooser", lambda chooser: None)
 
     def reach(selector: str) -> None:
+        """Press Tab until the selector has the focus, never beyond the end of the page."""
         for _ in range(60):
             page.keyboard.press("Tab")
-            if page.evaluate("(selector) => !!document.activeElement.closest(selector)", selector):
+            name, inside = page.evaluate(FOCUS, selector)
+            assert name not in ("INPUT", "TEXTAREA", "BODY")
+            if inside:
                 return
         pytest.fail(f"the Tab key does not reach {selector}")
 
@@ -328,6 +295,7 @@ def test_a_whole_reading_needs_no_mouse(visit: Callable[..., Any], serve: Callab
         page.keyboard.press("Enter")
     chooser.value.set_files(DICOM)
     in_use(page, "window soft-tissue 40/400 HU")
+    reach("#examples")
     reach("#window [value=brain]")
     page.keyboard.press("Space")
     in_use(page, "window brain 40/80 HU")
@@ -351,27 +319,3 @@ def test_a_whole_reading_needs_no_mouse(visit: Callable[..., Any], serve: Callab
         page.keyboard.press("Enter")
     assert saving.value.suggested_filename == "case-1.html"
     reach("#history")
-
-
-def test_tab_goes_through_the_page_in_its_order_and_every_field_has_a_name(
-    visit: Callable[..., Any], address: str
-) -> None:
-    page = visit(address)
-    page.get_by_role("button", name="CT (DICOM)").click()
-    in_use(page, "CT")
-    # Where the tab key begins.
-    page.click("h1")
-    names = []
-    for _ in range(32):
-        page.keyboard.press("Tab")
-        names.append(
-            page.evaluate(
-                """() => { const e = document.activeElement;
-                return e.ariaLabel || e.labels?.[0]?.innerText || e.innerText || e.tagName; }"""
-            ).split("\n")[0]
-        )
-    order = ["Phantom MRI", "CT (DICOM)", "Automatic", "Question", "Options, one per line", "Ask"]
-    places = [next(i for i, name in enumerate(names) if name.startswith(wanted)) for wanted in order]
-    assert places == sorted(places)
-    assert "INPUT" not in names
-    assert "TEXTAREA" not in names

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from medvlm_r1.report.case import CaseReply
-from medvlm_r1.serving.page.checks import TITLES, judge
+from medvlm_r1.serving.page.checks import CHECKS, judge
 
 
 def reply(answer: str | None) -> CaseReply:
@@ -25,37 +25,24 @@ def reply(answer: str | None) -> CaseReply:
         ("shifted", "A) cyst", "A) mass", "fail", "The letter A stays, now for another option: the answer follows"),
         ("shifted", "A) cyst", "C) mass", "fail", "With shifted options the answer is C) mass."),
         ("no reasoning", "A) cyst", "A) cyst", "plain", "The answer is the same without reasoning: the reasoning did"),
-        (
-            "no reasoning",
-            "A) cyst",
-            "B) mass",
-            "warn",
-            "Without reasoning the answer is B) mass: the reasoning decided",
-        ),
+        ("no reasoning", "A) cyst", "B) mass", "warn", "Without reasoning the answer is B) mass: the reasoning deci"),
         # Open answers are compared without case, spaces and a final full stop; long ones are shortened.
         ("blank", "A  Cyst.", "a cyst", "fail", "The answer does not change"),
         ("blank", "a cyst", "x" * 200, "pass", f"without it, it is “{'x' * 77}...”."),
-        *((check, None, "A) cyst", "plain", "There was no answer in the required format") for check in TITLES),
-        *((check, "A) cyst", None, "plain", "the model gives no answer in the required") for check in TITLES),
+        *((check, None, "A) cyst", "plain", "There was no answer in the required format") for check in CHECKS),
+        *((check, "A) cyst", None, "plain", "the model gives no answer in the required") for check in CHECKS),
     ],
 )
 def test_each_check_has_its_verdict(check, original, changed, tone, sentence) -> None:
     verdict = judge(check, reply(original), reply(changed), question="Which finding?", options=("cyst", "mass"))
-    assert verdict.tone == tone
-    assert sentence in verdict.sentence
+    assert verdict[1] == tone
+    assert sentence in verdict[0]
 
 
 @pytest.mark.parametrize(
     ("question", "options", "original", "changed", "tone", "sentence"),
     [
-        (
-            "Which side?",
-            "left|right",
-            "A) left",
-            "A) left",
-            "fail",
-            "does not change when left and right are exchanged",
-        ),
+        ("Which side?", "left|right", "A) left", "A) left", "fail", "does not change when left and right are"),
         ("Which side?", "left|right", "A) left", "B) right", "pass", "changes with the image, as it should"),
         ("", "Left lobe|Right lobe|none", "A) Left lobe", "B) Right lobe", "pass", "as it should"),
         # A side that every option names need not change.
@@ -65,5 +52,5 @@ def test_each_check_has_its_verdict(check, original, changed, tone, sentence) ->
 )
 def test_a_side_must_change_with_the_mirror(question, options, original, changed, tone, sentence) -> None:
     verdict = judge("mirrored", reply(original), reply(changed), question=question, options=tuple(options.split("|")))
-    assert verdict.tone == tone
-    assert sentence in verdict.sentence
+    assert verdict[1] == tone
+    assert sentence in verdict[0]

@@ -1,54 +1,44 @@
-"""What the page's server gives away: nothing but the page."""
+"""What the page's server gives away: nothing but the page, and only to whom it may."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from page_model import scripted
 from starlette.testclient import TestClient
 
-from medvlm_r1.serving.page import mount_page
-from medvlm_r1.serving.page.gate import is_upload, private_uploads
+from medvlm_r1.errors import RESEARCH_USE
+from medvlm_r1.serving.page import build_app
+from medvlm_r1.serving.page.gate import Gate, is_upload, private_uploads
+from medvlm_r1.serving.server import is_local
+
+TOKEN = "x" * 16
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    app = FastAPI()
-
-    @app.get("/v1/models")
-    def models() -> list[str]:
-        return ["one"]
-
-    mount_page(app, scripted(lambda image, prompt: ""), max_upload=1000)
-    with TestClient(app) as client:
+    app = build_app(scripted(""), max_upload=1000)
+    with TestClient(app, base_url="http://127.0.0.1:8000") as client:
         yield client
 
 
-def join(client: TestClient, data: object, **more: object) -> int:
-    body = {"data": data, "fn_index": 0, "session_hash": "x", **more}
-    return client.post("/gradio_api/queue/join", json=body).status_code
-
-
-def upload(client: TestClient, content: bytes = b"x", name: str = "a.png"):
-    return client.post("/gradio_api/upload", files={"files": (name, content)})
-
-
-def test_the_page_is_there_and_seals_itself(client: TestClient) -> None:
+def test_the_page_is_sealed_and_nothing_is_recorded_shared_or_sent_home(client: TestClient) -> None:
     page = client.get("/")
     assert page.status_code == 200
+    assert page.headers["X-Research-Use"] == RESEARCH_USE
     policy = page.headers["content-security-policy"]
     assert "default-src 'self'" in policy
     assert "http" not in policy
-    assert client.get("/config").status_code == 200
-    assert client.get("/theme.css").status_code == 200
-
-
-def test_other_routes_of_the_application_stay(client: TestClient) -> None:
-    assert client.get("/v1/models").json() == ["one"]
+    config = client.get("/config").json()
+    assert config["analytics_enabled"] is False
+    assert config["space_id"] is None
+    text = page.text + json.dumps(config) + client.get("/theme.css").text
+    for address in ("fonts.googleapis", "fonts.gstatic", "api.gradio.app"):
+        assert address not in text
 
 
 @pytest.mark.parametrize(
@@ -64,14 +54,19 @@ def test_other_routes_of_the_application_stay(client: TestClient) -> None:
         "/gradio_api/custom_component/a/b/c/d",
         "/gradio_api/stream/a/b/c/playlist.m3u8",
         "/gradio_api/vibe-code",
-        "/monitoring",
         "/monitoring/summary",
         "/svelte/x",
         "//gradio_api/file=/etc/passwd",
+        *("/v1/models", "/docs", "/openapi.json", "/metrics"),
+        *(
+            prefix + way
+            for prefix in ("/static/", "/assets/")
+            for way in ("..%2f" * 12 + "etc/passwd", "/etc/passwd", "%2e%2e/" * 12 + "etc/passwd")
+        ),
     ],
 )
 def test_what_the_page_does_not_need_is_not_there(client: TestClient, path: str) -> None:
-    assert client.get(path).status_code == 404
+    assert client.get(path).status_code in (403, 404)
 
 
 @pytest.mark.parametrize(
@@ -82,77 +77,77 @@ def test_nothing_can_be_called_past_the_page(client: TestClient, path: str) -> N
     assert client.put(path).status_code == 404
 
 
-@pytest.mark.parametrize("prefix", ["/static/", "/assets/"])
-def test_no_path_leads_out_of_the_static_files(client: TestClient, prefix: str) -> None:
-    for way in ("..%2f" * 12 + "etc/passwd", "/etc/passwd", "%2e%2e/" * 12 + "etc/passwd"):
-        assert client.get(prefix + way).status_code in (403, 404)
+@pytest.mark.parametrize(
+    "path",
+    ["/etc/passwd", "etc/passwd", " HTTPS://example.com/x.png", "file:///etc/passwd", "", None, ["/etc/passwd"]],
+)
+def test_an_event_names_uploads_alone(client: TestClient, path: object) -> None:
+    for data, more in (([{"path": path, "meta": {}}], {}), ([[{"deep": {"path": path}}]], {}), ([], {"path": path})):
+        body = {"data": data, "fn_index": 0, "session_hash": "x", "more": more}
+        assert client.post("/gradio_api/queue/join", json=body).status_code == 400
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("body", "status"),
     [
-        "/etc/passwd",
-        "etc/passwd",
-        "https://example.com/x.png",
-        " HTTPS://example.com/x.png",
-        "file:///etc/passwd",
-        "",
-        None,
-        ["/etc/passwd"],
+        *((body, 400) for body in (b"", b"no json", b"[]", b"1", b"[" * 100_000, b"\xff\xfe")),
+        (json.dumps({"data": ["x" * 2**21]}).encode(), 413),
     ],
+    ids=lambda value: str(value)[:12],
 )
-def test_an_event_names_uploads_alone(client: TestClient, path: object) -> None:
-    assert join(client, [{"path": path, "meta": {"_type": "gradio.FileData"}}]) == 400
-    assert join(client, [[{"deep": {"path": path}}]]) == 400
-    assert join(client, [], more={"path": path}) == 400
+def test_a_broken_or_long_event_is_refused(client: TestClient, body: bytes, status: int) -> None:
+    sent = client.post("/gradio_api/queue/join", content=body, headers={"content-type": "application/json"})
+    assert sent.status_code == status
 
 
-def test_no_way_leads_out_of_the_folder_of_uploads(client: TestClient) -> None:
+def test_no_way_leads_out_of_the_folder_of_uploads() -> None:
     folder = private_uploads()
-    assert not is_upload(str(folder))
-    assert not is_upload(f"{folder}/../{folder.name}-other/x")
-    assert not is_upload(f"{folder}/a/../../x")
-    assert not is_upload(f"{folder}/a\0b")
     assert is_upload(f"{folder}/a/b.png")
     (folder / "link").symlink_to("/etc")
     try:
-        assert not is_upload(f"{folder}/link/passwd")
+        for path in ("", f"/../{folder.name}-other/x", "/a/../../x", "/a\0b", "/link/passwd"):
+            assert not is_upload(f"{folder}{path}")
     finally:
         (folder / "link").unlink()
 
 
-def test_an_upload_lies_where_this_user_alone_can_read_it(client: TestClient) -> None:
-    [path] = upload(client).json()
+def test_an_upload_is_private_and_a_large_one_is_413_and_leaves_nothing(client: TestClient) -> None:
+    def upload(content: bytes) -> Any:
+        return client.post("/gradio_api/upload", files={"files": ("a.png", content)})
+
+    [path] = upload(b"x").json()
     assert is_upload(path)
     assert private_uploads().stat().st_mode & 0o077 == 0
     assert client.get(f"/gradio_api/file={path}").status_code == 404
     Path(path).unlink()
     Path(path).parent.rmdir()
-
-
-def test_a_file_that_is_too_large_is_413_and_leaves_nothing(client: TestClient) -> None:
-    refused = upload(client, b"x" * 1001)
+    refused = upload(b"x" * 1001)
     assert refused.status_code == 413
     assert "maximum allowed size" in refused.text
     assert not [file for file in private_uploads().rglob("*") if file.is_file()]
 
 
-@pytest.mark.parametrize("body", [b"", b"no json", b"[]", b"1", b"[" * 100_000, b"\xff\xfe"])
-def test_a_broken_event_is_refused(client: TestClient, body: bytes) -> None:
-    sent = client.post("/gradio_api/queue/join", content=body, headers={"content-type": "application/json"})
-    assert sent.status_code == 400
+def test_a_token_and_a_local_name_are_required(client: TestClient) -> None:
+    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example"):
+        refused = client.get("/", headers={"host": host})
+        assert (refused.status_code, refused.headers["X-Research-Use"]) == (421, RESEARCH_USE)
+    with TestClient(build_app(scripted(""), token=TOKEN)) as guarded:
+        assert guarded.get("/").status_code == 401
+        page = guarded.get("/", headers={"accept": "text/html"})
+        assert page.headers["WWW-Authenticate"].startswith("Basic")
+        for given in ("Bearer wrong", "Basic !!", "Bearer " + TOKEN[1:], "Digest x"):
+            assert guarded.get("/", headers={"authorization": given}).status_code == 401
+        assert guarded.get("/", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+        assert guarded.get("/", auth=("anybody", TOKEN)).status_code == 200
+    assert all(is_local(host) for host in ("127.0.0.1", "localhost", "::1", "127.8.9.1"))
+    assert not any(is_local(host) for host in ("0.0.0.0", "::", "192.168.1.2", "localhost.example.org", ""))
 
 
-def test_an_event_of_too_much_text_is_413(client: TestClient) -> None:
-    body = json.dumps({"data": ["x" * 2**21]})
-    assert client.post("/gradio_api/queue/join", content=body).status_code == 413
+def test_an_error_of_the_program_is_logged_by_its_type_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("the patient's name")
 
-
-def test_nothing_is_recorded_shared_or_sent_home(client: TestClient) -> None:
-    config = client.get("/config").json()
-    assert config["analytics_enabled"] is False
-    assert config["space_id"] is None
-    text = client.get("/").text + json.dumps(config) + client.get("/theme.css").text
-    assert "fonts.googleapis" not in text
-    assert "fonts.gstatic" not in text
-    assert "api.gradio.app" not in text
+    reply = TestClient(Gate(fails, token=None, local=False)).get("/")
+    assert reply.status_code == 500
+    assert "RuntimeError" in reply.text
+    assert "patient" not in reply.text + caplog.text

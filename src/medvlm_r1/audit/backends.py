@@ -49,8 +49,6 @@ class GeneratorAuditBackend(AuditBackend):
             seed = variants[members[0]].seed
             settings = GenerationSettings(max_new_tokens=self.max_new_tokens, temperature=temperature, seed=seed)
             finished = {position for position, index in enumerate(members) if index in done}
-            if len(finished) == len(members):
-                continue
             generator = LocalGenerator(policy=self.policy)
             for pairs in generator.iterate([inputs[index] for index in members], settings, finished):
                 yield [
@@ -156,10 +154,12 @@ def open_audit_backend(
         UserError: The name of a server is malformed. If a local model cannot be loaded, the error is raised at the
             first answer.
     """
-    settings: dict[str, Any] = {"template": template, "max_new_tokens": max_new_tokens}
     if is_server(model):
-        return ServerAuditBackend(server_generators(model, concurrency), **settings)
-    return LazyAuditBackend(lambda: local_audit_backend(load_policy(model, dtype=dtype), **settings))
+        servers = server_generators(model, concurrency)
+        return ServerAuditBackend(servers, template=template, max_new_tokens=max_new_tokens)
+    return LazyAuditBackend(
+        lambda: local_audit_backend(load_policy(model, dtype=dtype), template=template, max_new_tokens=max_new_tokens)
+    )
 
 
 def local_audit_backend(policy: Policy, *, template: str, max_new_tokens: int) -> AuditBackend:
@@ -169,7 +169,5 @@ def local_audit_backend(policy: Policy, *, template: str, max_new_tokens: int) -
     from medvlm_r1.models.families import supports
 
     limit_threads(policy.model)
-    settings: dict[str, Any] = {"template": template, "max_new_tokens": max_new_tokens}
-    if supports(policy.model) is None:
-        return LocalAuditBackend(policy=policy, **settings)
-    return GeneratorAuditBackend(policy=policy, **settings)
+    kind = LocalAuditBackend if supports(policy.model) is None else GeneratorAuditBackend
+    return kind(policy=policy, template=template, max_new_tokens=max_new_tokens)

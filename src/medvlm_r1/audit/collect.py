@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL.Image import Image
@@ -55,7 +55,7 @@ def collect_responses(
     backend: AuditBackend,
     known: Mapping[str, Mapping[str, VariantAnswer]] | None = None,
     *,
-    resumed: Mapping[str, Mapping[str, VariantAnswer]] | None = None,
+    resumed: Mapping[str, Collection[str]] | None = None,
     save: Callable[[Mapping[str, Answers], int], None] | None = None,
 ) -> dict[str, Answers]:
     """Collect the answers to every variant of every item that is not in `known`.
@@ -68,8 +68,8 @@ def collect_responses(
         probes: The probes that define the variants.
         backend: Generates the answers. Variants that it cannot answer are excluded.
         known: Stored answers, by sample id and name of the variant.
-        resumed: Answers that an interrupted call with the same arguments passed to `save`. The other variants are then
-            computed in the same batches as in that call.
+        resumed: Names of the answers in `known` that an interrupted call with the same arguments passed to `save`, by
+            sample id. The other variants are then computed in the same batches as in that call.
         save: Called with new answers as soon as they are complete, and with the total number of answers expected for
             these items, including stored ones. The total is an estimate until all variants of `Probe.first` are
             answered.
@@ -79,30 +79,27 @@ def collect_responses(
     """
     probes, known, resumed = list(probes), known or {}, resumed or {}
     fresh: dict[str, Answers] = {item.sample.id: {} for item in items}
+    answers = {name: dict(known.get(name, {})) for name in fresh}
     # Number of variants from `Probe.then`, by sample id.
     later: dict[str, int] = {}
-
-    def given(sample_id: str) -> Mapping[str, VariantAnswer]:
-        return {**known.get(sample_id, {}), **resumed.get(sample_id, {}), **fresh[sample_id]}
 
     def first(item: ProbeInput) -> list[Variant]:
         return [item.variant(REAL), *(variant for probe in probes for variant in probe.first(item))]
 
     def then(item: ProbeInput) -> list[Variant]:
-        real = given(item.sample.id)[REAL]
-        return [variant for probe in probes for variant in probe.then(item, real)]
-
-    def answerable(item: ProbeInput, variants: Sequence[Variant]) -> list[Variant]:
-        """The variants that are already answered or that the backend can answer. Their names must be unique."""
-        assert len({variant.name for variant in variants}) == len(variants)
-        stored = given(item.sample.id)
-        return [variant for variant in variants if variant.name in stored or not backend.refusal(variant)]
+        return [variant for probe in probes for variant in probe.then(item, answers[item.sample.id][REAL])]
 
     def step(variants_of: Callable[[ProbeInput], list[Variant]]) -> _Step:
-        pairs = [(item.sample.id, variant) for item in items for variant in answerable(item, variants_of(item))]
-        new = [(name, variant) for name, variant in pairs if variant.name not in known.get(name, ())]
-        done = {index for index, (name, variant) in enumerate(new) if variant.name in resumed.get(name, ())}
-        return _Step(pairs=new, done=done, size=len(pairs))
+        pairs = [
+            (item.sample.id, variant)
+            for item in items
+            for variant in variants_of(item)
+            if variant.name in answers[item.sample.id] or not backend.refusal(variant)
+        ]
+        done = {(name, variant.name) for name, variant in pairs if variant.name in known.get(name, ())}
+        again = {(name, other) for name, others in resumed.items() for other in others}
+        new = [(name, variant) for name, variant in pairs if (name, variant.name) not in done - again]
+        return _Step(new, {i for i, (name, variant) in enumerate(new) if (name, variant.name) in done}, len(pairs))
 
     def extrapolated() -> int:
         """Number of variants from `Probe.then`, extrapolated from the items whose original question is answered.
@@ -110,9 +107,11 @@ def collect_responses(
         It includes variants that the backend cannot answer. Checking this could raise a server's error here, and the
         answers that are being generated would be lost.
         """
-        for item in items:
-            if item.sample.id not in later and REAL in given(item.sample.id):
-                later[item.sample.id] = len(then(item))
+        later.update(
+            (item.sample.id, len(then(item)))
+            for item in items
+            if item.sample.id not in later and REAL in answers[item.sample.id]
+        )
         return round(len(items) * sum(later.values()) / len(later)) if later else 0
 
     def run(current: _Step, other_size: Callable[[], int]) -> None:
@@ -121,8 +120,8 @@ def collect_responses(
             for index, answer in answered:
                 if index not in current.done:
                     sample_id, variant = current.pairs[index]
-                    new.setdefault(sample_id, {})[variant.name] = answer
-                    fresh[sample_id][variant.name] = answer
+                    for mapping in (new.setdefault(sample_id, {}), fresh[sample_id], answers[sample_id]):
+                        mapping[variant.name] = answer
             if save is not None and new:
                 save(new, current.size + other_size())
 
@@ -133,12 +132,11 @@ def collect_responses(
     return fresh
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
-    """The variants of one step whose answers are not in `known`; the steps are `Probe.first` and `Probe.then`.
+class _Step(NamedTuple):
+    """One of the two steps: the variants of `Probe.first` or those of `Probe.then`.
 
     Attributes:
-        pairs: Sample id and variant, for each of these variants.
+        pairs: Sample id and variant, for each variant to compute, or to compute again in the same batches.
         done: Indices into `pairs` of the variants that an interrupted call answered.
         size: Number of variants in the step, including those in `known`.
     """

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
+
+import torch
 
 from medvlm_r1.audit.variant import (
     REAL,
@@ -24,37 +26,48 @@ from medvlm_r1.audit.variant import (
     scored_choice,
 )
 from medvlm_r1.models.choice_logprobs import LetterPlace, letter_place
+from medvlm_r1.models.decoding.cached_prefix import CachedPrefixRows, decode_cached_prefix
+from medvlm_r1.models.decoding.per_row_sampling import PromptKV, RowSampling, sample_per_row
 from medvlm_r1.models.generate import GenerationSettings, cut, end_tokens, generation_config, prompt_and_prefill
 from medvlm_r1.models.load import Policy, vision_token_ids
 from medvlm_r1.models.onednn_linear import fast_inference
+from medvlm_r1.models.sharing.batch import FeatureStore, images_key, joined, process_together
+from medvlm_r1.models.sharing.forward import as_encoder_output, encode_images, next_logits
 from medvlm_r1.prompts.templates import opened_reasoning
 
 # Most rows in a pass that scores letters from stored KV caches. More rows would need more padding.
 _LETTER_ROWS = 64
+_FEATURE_MEGABYTES = 256.0
 
 
-@dataclass(slots=True, kw_only=True)
 class LocalAuditBackend(AuditBackend):
     """Audit backend for a policy of a family in `medvlm_r1.models.families`.
 
     Each prompt is prefilled once, and each image is encoded once.
+
+    Args:
+        policy: The policy.
+        template: Name of the prompt template.
+        max_new_tokens: Token limit; longer completions are cut off.
+        rows: Largest number of completions in a batch.
+        tokens: Largest number of prompt and prefix tokens in a batch, which limits memory use.
     """
 
-    policy: Policy
-    template: str = "medvlm-r1"
-    max_new_tokens: int = 512
-    rows: int = 256
-    """Largest number of completions in a batch."""
-    tokens: int = 65536
-    """Largest number of prompt and prefix tokens in a batch, which limits memory use."""
-    _store: Any = field(init=False)
-    _states: dict[str, Any] = field(init=False, default_factory=dict)
-    _items: set[str] = field(init=False, default_factory=set)
-    _suppressed: list[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._store = _new_store()
-        self._suppressed = vision_token_ids(self.policy.model, self.policy.processor)
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        template: str = "medvlm-r1",
+        max_new_tokens: int = 512,
+        rows: int = 256,
+        tokens: int = 65536,
+    ) -> None:
+        self.policy, self.template, self.max_new_tokens = policy, template, max_new_tokens
+        self._rows, self._tokens = rows, tokens
+        self._features: Any = FeatureStore(_FEATURE_MEGABYTES)
+        self._states: dict[str, PromptKV] = {}
+        self._items: set[str] = set()
+        self._suppressed = vision_token_ids(policy.model, policy.processor)
 
     def iterate(self, variants: Sequence[Variant], done: Collection[int] = ()) -> Iterator[IndexedAnswers]:
         """Answer the variants, and yield the answers batch by batch; see `AuditBackend.iterate`.
@@ -62,13 +75,11 @@ class LocalAuditBackend(AuditBackend):
         If all answers of a batch are in `done`, only the data that later batches need are computed again: image
         features and KV caches.
         """
-        import torch
-
         items = {variant.sample.id for variant in variants}
         if not items <= self._items:
             # For new items, discard the cached features: they would affect which images are encoded together.
-            self._items, self._store, self._states = items, _new_store(), {}
-        fresh: dict[str, Any] = {}
+            self._items, self._features, self._states = items, FeatureStore(_FEATURE_MEGABYTES), {}
+        fresh: dict[str, PromptKV] = {}
         with ExitStack() as stack:
             with torch.inference_mode():
                 stack.enter_context(fast_inference(self.policy.model))
@@ -90,21 +101,16 @@ class LocalAuditBackend(AuditBackend):
         """
         for cached in (False, True):
             rows = [entry for entry in prepared if self._cached(entry) == cached]
-            yield from _batched([entry for entry in rows if not entry.letters], self.rows, self.tokens)
-            # The same prefill after the same prompt is computed once.
-            equal: dict[tuple[str, tuple[int, ...]], list[_Prepared]] = {}
-            for entry in rows:
-                if entry.letters:
-                    equal.setdefault((entry.key, entry.prefill), []).append(entry)
-            letters = [entries[0] for entries in equal.values()]
-            # Group prefills of similar length, because padding is computed too.
-            letters = sorted(letters, key=lambda entry: len(entry.prefill)) if cached else letters
-            for batch in _batched(letters, _LETTER_ROWS if cached else self.rows, self.tokens):
-                yield [entry for first in batch for entry in equal[first.key, first.prefill]]
+            yield from _batched([[entry] for entry in rows if not entry.scored_at], self._rows, self._tokens)
+            scored = _runs([entry for entry in rows if entry.scored_at])
+            if cached:
+                # Group prefills of similar length, because padding is computed too.
+                scored.sort(key=lambda run: len(run[0].prefill))
+            yield from _batched(scored, _LETTER_ROWS if cached else self._rows, self._tokens)
 
     def _answer(self, batch: list[_Prepared], fresh: dict[str, Any]) -> IndexedAnswers:
         cached = self._cached(batch[0])
-        if not batch[0].letters:
+        if not batch[0].scored_at:
             return self._continue_text(batch) if cached else self._generate(batch, fresh)
         firsts = [run[0] for run in _runs(batch)]
         return _scored(batch, self._continuation(firsts).logits() if cached else self._letter_logits(firsts))
@@ -125,8 +131,6 @@ class LocalAuditBackend(AuditBackend):
 
     def _prepare(self, variants: Sequence[Variant]) -> list[_Prepared]:
         """Process the prompts of the variants. Long prompts come first; variants with the same prompt are adjacent."""
-        from medvlm_r1.models.sharing.batch import images_key, process_together
-
         processor = self.policy.processor
         names: dict[int, str] = {}
         rows: list[tuple[str, str]] = []
@@ -148,10 +152,10 @@ class LocalAuditBackend(AuditBackend):
         order = {key: number for number, key in enumerate(contents)}
         prepared = []
         for index, ((key, begun), variant) in enumerate(zip(rows, variants, strict=True)):
-            letters = None
+            scored_at = None
             if variant.letter_only:
-                letters = letter_place(processor.tokenizer, begun, len(variant.sample.options))
-                prefill = letters.context
+                scored_at = letter_place(processor.tokenizer, begun, len(variant.sample.options))
+                prefill = scored_at.context
             else:
                 prefill = tuple(processor.tokenizer(begun, add_special_tokens=False)["input_ids"]) if begun else ()
             prompt = prompts.get(key)
@@ -163,7 +167,7 @@ class LocalAuditBackend(AuditBackend):
                     prompt=prompt,
                     prefill=prefill,
                     opening="" if variant.prefix else opened_reasoning(contents[key][0]),
-                    letters=letters,
+                    scored_at=scored_at,
                     length=len(prompt.ids) if prompt else self._states[key].layers[0][0].shape[1],
                 )
             )
@@ -174,11 +178,6 @@ class LocalAuditBackend(AuditBackend):
         self, batch: Sequence[_Prepared], fresh: dict[str, Any], max_new_tokens: int | None = None
     ) -> IndexedAnswers:
         """Complete the variants with one prefill per prompt. Store the original questions' KV caches in `fresh`."""
-        import torch
-
-        from medvlm_r1.models.decoding.per_row_sampling import sample_per_row
-        from medvlm_r1.models.sharing.forward import as_encoder_output
-
         model = self.policy.model
         groups = _runs(batch)
         ids = [[*group[0].prompt.ids, *group[0].prefill] for group in groups]
@@ -188,8 +187,8 @@ class LocalAuditBackend(AuditBackend):
             if isinstance(lists, list):
                 # Token types: 0 (text) for padding and assistant tokens.
                 types = [
-                    [*[0] * (width - len(tokens)), *given, *[0] * (len(tokens) - len(given))]
-                    for tokens, given in zip(ids, lists, strict=True)
+                    [*[0] * (width - len(tokens)), *prompt, *[0] * (len(tokens) - len(prompt))]
+                    for tokens, prompt in zip(ids, lists, strict=True)
                 ]
                 fields[name] = torch.tensor(types, device=model.device)
         if features:
@@ -210,8 +209,6 @@ class LocalAuditBackend(AuditBackend):
 
     def _padded(self, ids: Sequence[Sequence[int]], starts: Sequence[int], width: int) -> dict[str, Any]:
         """Build `input_ids` and `attention_mask`, with the tokens of each row from its start position."""
-        import torch
-
         input_ids = torch.full((len(ids), width), int(self.policy.processor.tokenizer.pad_token_id))
         mask = torch.zeros_like(input_ids)
         for row, (tokens, start) in enumerate(zip(ids, starts, strict=True)):
@@ -232,9 +229,7 @@ class LocalAuditBackend(AuditBackend):
             for entry, row in zip(batch, rows, strict=True)
         ]
 
-    def _continuation(self, batch: Sequence[_Prepared]) -> Any:
-        from medvlm_r1.models.decoding.cached_prefix import CachedPrefixRows
-
+    def _continuation(self, batch: Sequence[_Prepared]) -> CachedPrefixRows:
         keys = list(dict.fromkeys(entry.key for entry in batch))
         return CachedPrefixRows(
             self.policy.model,
@@ -245,8 +240,6 @@ class LocalAuditBackend(AuditBackend):
 
     def _continue_text(self, batch: Sequence[_Prepared]) -> IndexedAnswers:
         """Generate completions after prefills whose prompts have a stored KV cache."""
-        from medvlm_r1.models.decoding.cached_prefix import decode_cached_prefix
-
         rows = decode_cached_prefix(
             self._continuation(batch),
             max_new_tokens=self.max_new_tokens,
@@ -257,8 +250,6 @@ class LocalAuditBackend(AuditBackend):
 
     def _letter_logits(self, batch: Sequence[_Prepared]) -> Any:
         """Compute the logits after prefills whose prompts have no stored KV cache. Each prompt is computed once."""
-        from medvlm_r1.models.sharing.forward import next_logits
-
         groups = [list(group) for _, group in groupby(batch, key=lambda entry: entry.key)]
         lengths = [len(entry.prompt.ids) for entry in batch]
         longest, longest_prefill = max(lengths), max(len(entry.prefill) for entry in batch)
@@ -278,20 +269,17 @@ class LocalAuditBackend(AuditBackend):
 
     def _vision(self, prompts: Sequence[Any]) -> tuple[dict[str, Any], Any]:
         """The processor's outputs without the pixels (token types as lists), and the image features."""
-        from medvlm_r1.models.sharing.batch import joined
-        from medvlm_r1.models.sharing.forward import encode_images
-
         fields = joined(prompts, token_types=True)
         if fields.pop("pixel_values", None) is None:
             return fields, None
         model = self.policy.model
-        missing = self._store.missing(prompts)
+        missing = self._features.missing(prompts)
         entries = encode_images(model, joined(missing)) if len(missing) > 1 else []
         if len(entries) == sum(len(prompt.images) for prompt in missing):
             for prompt in missing:
-                self._store.put(prompt, entries[: len(prompt.images)])
+                self._features.put(prompt, entries[: len(prompt.images)])
                 entries = entries[len(prompt.images) :]
-        return fields, self._store.get(prompts, lambda entry: encode_images(model, joined([entry])), model.device)
+        return fields, self._features.get(prompts, lambda entry: encode_images(model, joined([entry])), model.device)
 
 
 def _is_unchanged(variant: Variant) -> bool:
@@ -314,7 +302,7 @@ class _Prepared:
         prompt: The processed prompt; None if it is not needed because its KV cache is stored.
         prefill: Token ids of the assistant prefill.
         opening: Text with which the chat template opens the response; "" if the variant has a prefix.
-        letters: The letters to score after the prefill; None if text is generated.
+        scored_at: Where the letters are scored after the prefill; None if text is generated.
         length: Number of tokens in the prompt.
     """
 
@@ -324,19 +312,11 @@ class _Prepared:
     prompt: Any
     prefill: tuple[int, ...]
     opening: str
-    letters: LetterPlace | None
+    scored_at: LetterPlace | None
     length: int
 
 
-def _new_store() -> Any:
-    from medvlm_r1.models.sharing.batch import FeatureStore
-
-    return FeatureStore(256.0)
-
-
-def _sampling(variant: Variant) -> Any:
-    from medvlm_r1.models.decoding.per_row_sampling import RowSampling
-
+def _sampling(variant: Variant) -> RowSampling | None:
     if variant.temperature == 0:
         return None
     # With the variant's seed alone, all items would use the same random numbers.
@@ -345,29 +325,27 @@ def _sampling(variant: Variant) -> Any:
 
 def _scored(batch: Sequence[_Prepared], logits: Any) -> IndexedAnswers:
     """Convert logits to scored choices, with one row of logits for each run of equal variants."""
-    import torch
-
     answers = []
     for run, row in zip(_runs(batch), logits, strict=True):
-        assert run[0].letters is not None
-        probabilities = torch.softmax(row[list(run[0].letters.candidates)].double(), dim=0).tolist()
+        assert run[0].scored_at is not None
+        probabilities = torch.softmax(row[list(run[0].scored_at.candidates)].double(), dim=0).tolist()
         answers += [(entry.index, scored_choice(entry.variant, probabilities)) for entry in run]
     return answers
 
 
-def _batched(prepared: Sequence[_Prepared], rows: int, tokens: int) -> Iterator[list[_Prepared]]:
-    """Split the variants into batches of at most `rows` rows and `tokens` tokens in prompts and prefills."""
-    batch: list[_Prepared] = []
+def _batched(runs: Sequence[list[_Prepared]], rows: int, tokens: int) -> Iterator[list[_Prepared]]:
+    """Join runs of equal variants to batches of at most `rows` runs and `tokens` tokens in prompts and prefills."""
+    batch: list[list[_Prepared]] = []
     used = 0
-    for entry in prepared:
-        size = entry.length + len(entry.prefill)
+    for run in runs:
+        size = run[0].length + len(run[0].prefill)
         if batch and (len(batch) == rows or used + size > tokens):
-            yield batch
+            yield [entry for joined_run in batch for entry in joined_run]
             batch, used = [], 0
-        batch.append(entry)
+        batch.append(run)
         used += size
     if batch:
-        yield batch
+        yield [entry for joined_run in batch for entry in joined_run]
 
 
 def _runs(batch: Sequence[_Prepared]) -> list[list[_Prepared]]:

@@ -7,12 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from medvlm_r1.audit.probe import Judged, Measure
 from medvlm_r1.audit.variant import REAL, AuditedItem
-from medvlm_r1.evaluation.statistics import (
-    FEWEST_SUBJECTS,
-    clustered_wilson,
-    paired_difference,
-    paired_ratio,
-)
+from medvlm_r1.evaluation.statistics import FEWEST_SUBJECTS, clustered_wilson, paired_difference, paired_ratio
 
 FEWEST = 30
 """Fewest items with which a probe gives a verdict. If 0 of 30 answers change, the upper end of the interval is 11 %.
@@ -22,13 +17,11 @@ MOST_UNPARSED = 0.2
 """Largest share of unparsed answers with which a probe gives a verdict. A larger share could change the outcome at any
 10 % threshold."""
 
+UNMEASURED = Measure(value=0.0, n=0)
+"""Stands for a measure that a probe does not have."""
+
 NO_VERDICT = {"items": f"not run below {FEWEST}", "unparsed": f"no verdict above {MOST_UNPARSED}"}
 """`FEWEST` and `MOST_UNPARSED` in words, for the thresholds of a probe's result."""
-
-
-def in_order(items: Sequence[AuditedItem]) -> list[AuditedItem]:
-    """Sort the items by id, so that random draws do not depend on the order of the input."""
-    return sorted(items, key=lambda item: item.sample.id)
 
 
 def ids(items: Iterable[AuditedItem]) -> list[str]:
@@ -46,17 +39,30 @@ def too_few(count: str, needed: int | str = FEWEST) -> Judged:
     return "not run", f"Too few for a verdict: {count}; at least {needed} are needed."
 
 
-def too_unparsed(empty: Measure, no_verdict: str, answers: str = "answers") -> Judged | None:
+def too_unparsed(empty: Measure, end: str, answers: str = "answers") -> Judged | None:
     """Return the verdict "warn" and its sentence if more than `MOST_UNPARSED` are unparsed, otherwise None.
 
     Args:
         empty: Share of unparsed answers.
-        no_verdict: End of the sentence, such as "no verdict on image use".
+        end: End of the sentence, such as "no verdict on image use".
         answers: How the sentence names the answers.
     """
     if empty.value <= MOST_UNPARSED:
         return None
-    return "warn", f"{empty.value:.0%} of {empty.n} {answers} were not parsed: {no_verdict}."
+    return "warn", f"{empty.value:.0%} of {empty.n} {answers} were not parsed: {end}."
+
+
+def no_verdict(empty: Measure, end: str, n: int, count: str, answers: str = "answers") -> Judged | None:
+    """Return `too_unparsed(empty, end, answers)`, or `too_few` if fewer than `FEWEST` are counted, otherwise None.
+
+    Args:
+        empty: Share of unparsed answers.
+        end: End of the sentence on unparsed answers.
+        n: The number that is compared with `FEWEST`.
+        count: What `n` counts, such as "answers with a confidence".
+        answers: How the sentence on unparsed answers names them.
+    """
+    return too_unparsed(empty, end, answers) or (too_few(f"{n} {count}") if n < FEWEST else None)
 
 
 def unparsed_note(empty: Measure) -> str:

@@ -149,7 +149,7 @@ class Probe:
         return []
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
-        """Compute the result from at least one audited item. This is a pure function.
+        """Compute the result from at least one audited item. This is a pure function; `judged` sorts the items by id.
 
         An item may lack answers to some variants, for example because it has no image or its answer has no reasoning.
         """

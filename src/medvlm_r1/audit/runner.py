@@ -22,18 +22,18 @@ from medvlm_r1.audit.collect import Answers, audited, collect_responses, even_pa
 from medvlm_r1.audit.measures import too_few
 from medvlm_r1.audit.probe import Probe, ProbeInput, ProbeResult
 from medvlm_r1.audit.registry import QUESTIONS, choose_probes
-from medvlm_r1.audit.store import REUSED, AuditStore, EvaluationAnswers
+from medvlm_r1.audit.store import REUSED, AuditStore, EvaluationAnswers, StoredItem
 from medvlm_r1.audit.variant import REAL, AuditBackend, AuditedItem
 from medvlm_r1.data.folder import read_folder
-from medvlm_r1.data.sample import Sample
-from medvlm_r1.errors import UsageError, UserError
+from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
-from medvlm_r1.evaluation.run import OF_AN_EVALUATION, identify, provenance, refuse_other_folder
+from medvlm_r1.evaluation.run import OF_AN_EVALUATION, identify, provenance, refuse_other_folder, require_positive
 from medvlm_r1.evaluation.statistics import FEWEST_SUBJECTS
-from medvlm_r1.evaluation.store import AnswerKey, answer_key, write_results
+from medvlm_r1.evaluation.store import answer_key, write_results
 from medvlm_r1.models.generate import GenerationSettings
 from medvlm_r1.models.remote import is_server
 
+Progress = Callable[[int, int | None], None]
 FIGURES = "audit.json"
 ITEMS_AT_ONCE = 128
 """Default number of questions in a batch of a local model. A batch contains all variants of its questions."""
@@ -54,7 +54,7 @@ def audit_model(
     dtype: str = "auto",
     skip_missing: bool = False,
     evaluation: Path | str | None = None,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
     backend: AuditBackend | None = None,
 ) -> dict[str, Any]:
     """Audit whether answers depend on the image and on the stated reasoning. Repeat the same call to resume.
@@ -90,9 +90,7 @@ def audit_model(
     """
     data_dir, out = Path(data_dir), Path(out)
     chosen = choose_probes(probes)
-    for name, number in (("limit", limit), ("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
-        if number is not None and number < 1:
-            raise UsageError(f"{name} is {number}; wanted at least 1")
+    require_positive(limit=limit, batch_size=batch_size, max_new_tokens=max_new_tokens)
     refuse_other_folder(data_dir, out, OF_AN_EVALUATION)
     everything = list(enumerate(read_folder(data_dir), start=1))
     closed = [row for row in everything if row[1].options][:limit]
@@ -105,51 +103,45 @@ def audit_model(
     backend = backend or open_audit_backend(model, template, max_new_tokens, at_once, dtype)
     partner = partners([sample for _, sample in rows])
     reusable = EvaluationAnswers(None if evaluation is None else Path(evaluation), [sample.id for _, sample in rows])
-    parts = even_parts(len(rows), at_once)
-    plan = _plan(list(chosen), [[rows[index][1].id for index in batch] for batch in parts])
+    batches = even_parts(len(rows), at_once)
+    plan = _plan(list(chosen), [[rows[index][1].id for index in batch] for batch in batches])
     settings = GenerationSettings(max_new_tokens=max_new_tokens)
     refusals: dict[str, set[tuple[str, str]]] = {name: set() for name in chosen}
     began = time.monotonic()
+    report = progress or (lambda done, total: None)
     with AuditStore(out) as store:
-        if progress is not None:
-            progress(sum(len(item.answers) for item in store.items.values()), None)
+        report(sum(len(item.answers) for item in store.items.values()), None)
         done = 0
-        for batch in parts:
+        for batch in batches:
             inputs = [_probe_input(data_dir, rows, index, partner[index], template) for index in batch]
-            keys = {
-                item.sample.id: (
-                    item.sample,
-                    answer_key(identity, item.sample, [*item.images, *item.others], template, settings),
+            stored = {
+                item.sample.id: store.open_item(
+                    item.sample, answer_key(identity, item.sample, [*item.images, *item.others], template, settings)
                 )
                 for item in inputs
             }
-            for sample, key in keys.values():
-                store.check(sample, key)
-            reused = [
-                (*keys[item.sample.id], {REAL: answer})
-                for item in inputs
-                if not store.has(item.sample.id, REAL)
-                if (answer := reusable.find(item, keys[item.sample.id][1]))
-            ]
-            if reused:
+            missing = [item for item in inputs if REAL not in stored[item.sample.id].answers]
+            answers = {item.sample.id: reusable.find(item, stored[item.sample.id].key) for item in missing}
+            if reused := {name: {REAL: answer} for name, answer in answers.items() if answer}:
                 store.append(reused, REUSED)
-            before = {name: store.items[name].of_plan(plan) for name in keys if name in store.items}
             collect_responses(
                 inputs,
                 chosen.values(),
                 backend,
-                {name: others for name, (others, _) in before.items()},
-                resumed={name: this for name, (_, this) in before.items()},
-                save=_saving(store, plan, keys, progress, done=done, left=(len(rows) - batch.stop) / len(batch)),
+                {name: dict(item.answers) for name, item in stored.items()},
+                resumed={
+                    name: {variant for variant, made_by in item.plans.items() if made_by == plan}
+                    for name, item in stored.items()
+                },
+                save=_saving(store, plan, stored.values(), report, done, (len(rows) - batch.stop) / len(batch)),
             )
-            done += sum(len(store.items[name].answers) for name in keys)
+            done += sum(len(item.answers) for item in stored.values())
             for item in inputs:
-                answers = store.items[item.sample.id].answers
+                answered = stored[item.sample.id].answers
                 for name, probe in chosen.items():
-                    missing = [v for v in probe.then(item, answers[REAL]) if v.name not in answers]
-                    refusals[name] |= {(backend.refusal(v), v.name.partition("-")[0]) for v in missing}
-        if progress is not None:
-            progress(done, done)
+                    unanswered = [v for v in probe.then(item, answered[REAL]) if v.name not in answered]
+                    refusals[name] |= {(backend.refusal(v), v.name.partition("-")[0]) for v in unanswered}
+        report(done, done)
         items = audited([sample for _, sample in rows], {name: item.answers for name, item in store.items.items()})
     results = {
         **provenance(model, identity, data_dir, out, template, max_new_tokens),
@@ -181,6 +173,8 @@ def judged(
         A mapping with three keys: `verdicts` (by name in `QUESTIONS`), `answers` (counts by kind) and `probes` (the
         record of each probe's result).
     """
+    # Resampling depends on the order of the items.
+    items = sorted(items, key=lambda item: item.sample.id)
     results = {name: _of_enough(probe.measure(items), items) for name, probe in probes.items()}
     for name, pairs in (refusals or {}).items():
         for reason, group in groupby(sorted(pairs), key=itemgetter(0)):
@@ -228,35 +222,28 @@ def _probe_input(data_dir: Path, rows: Sequence[Row], index: int, partner: int |
     return probe_input(rows[index][1], load_row_images(data_dir, rows[index]), others, template)
 
 
-def _plan(probes: Sequence[str], parts: Sequence[Sequence[str]]) -> str:
+def _plan(probes: Sequence[str], batches: Sequence[Sequence[str]]) -> str:
     """Hash of the probe names and of the sample ids in each batch."""
-    return hashlib.sha256(json.dumps([probes, parts]).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([probes, batches]).encode()).hexdigest()[:12]
 
 
 def _saving(
-    store: AuditStore,
-    plan: str,
-    keys: Mapping[str, tuple[Sample, AnswerKey]],
-    progress: Callable[[int, int | None], None] | None,
-    *,
-    done: int,
-    left: float,
+    store: AuditStore, plan: str, items: Collection[StoredItem], report: Progress, done: int, left: float
 ) -> Callable[[Mapping[str, Answers], int], None]:
     """Return a function that stores new answers and reports the progress.
 
     Args:
         store: The answer store.
         plan: Hash of the probes and batches (see `_plan`), which is stored with the answers.
-        keys: Sample and answer key of each item in the batch, by sample id.
-        progress: As in `audit_model`.
+        items: The items of the batch.
+        report: Called with the number of answers and the expected total.
         done: Number of answers to items of earlier batches.
         left: Number of items in later batches, divided by the number of items in this batch.
     """
 
     def save(new: Mapping[str, Answers], expected: int) -> None:
-        store.append([(*keys[name], answers) for name, answers in new.items()], plan)
-        if progress is not None:
-            stored = sum(len(store.items[name].answers) for name in keys if name in store.items)
-            progress(done + stored, done + max(stored, expected) + round(left * expected))
+        store.append(new, plan)
+        stored = sum(len(item.answers) for item in items)
+        report(done + stored, done + max(stored, expected) + round(left * expected))
 
     return save

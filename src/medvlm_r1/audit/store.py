@@ -20,14 +20,12 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.store import (
     ANSWERS,
     REAL,
-    START_AGAIN,
     AnswerKey,
     StoredQuestion,
     hash_pixels,
     question_from_row,
     read_answers,
     row_from_question,
-    stored_differences,
 )
 
 REUSED = "evaluation"
@@ -50,11 +48,6 @@ class StoredItem(StoredQuestion):
     answers: dict[str, VariantAnswer] = field(default_factory=dict)
     plans: dict[str, str] = field(default_factory=dict)
 
-    def of_plan(self, plan: str) -> tuple[dict[str, VariantAnswer], dict[str, VariantAnswer]]:
-        """Split the answers in two: those of other plans, and those of this plan."""
-        this = {name: answer for name, answer in self.answers.items() if self.plans[name] == plan}
-        return {name: answer for name, answer in self.answers.items() if name not in this}, this
-
 
 class AuditStore(AppendOnlyFile):
     """The `answers.jsonl` of an audit, opened for appending. Use it in a `with` block.
@@ -72,35 +65,31 @@ class AuditStore(AppendOnlyFile):
         if self.path.exists():
             self.items = read_items(self.path)
 
-    def has(self, sample_id: str, name: str) -> bool:
-        """Whether the store has an answer to the variant `name` of an item."""
-        return sample_id in self.items and name in self.items[sample_id].answers
-
-    def check(self, sample: Sample, key: AnswerKey) -> None:
-        """Check that an item's stored answers have the same answer key and correct option as the current run.
+    def open_item(self, sample: Sample, key: AnswerKey) -> StoredItem:
+        """Return an item with its stored answers, if any; the answers must have the same key and correct option.
 
         The correct option is compared because it determines which options the hints may name.
 
         Raises:
             UserError: The key or the correct option differs; the message lists the differences.
         """
-        stored = self.items.get(sample.id)
-        if stored and (differences := stored_differences(stored, sample, key)):
-            raise UserError(
-                f"{self.path}: the answers to {sample.id!r} were made with another {', another '.join(differences)}; "
-                f"{START_AGAIN}"
-            )
+        item = self.items.setdefault(sample.id, StoredItem(sample=sample, key=key))
+        item.check(self.path, sample, key)
+        return item
 
-    def append(self, answers: Iterable[tuple[Sample, AnswerKey, Mapping[str, VariantAnswer]]], plan: str) -> None:
-        """Append answers to the file under a plan, and force them to disk."""
+    def append(self, answers: Mapping[str, Mapping[str, VariantAnswer]], plan: str) -> None:
+        """Append answers to opened items, by sample id and name of the variant, and force them to disk.
+
+        Args:
+            answers: The answers.
+            plan: The plan that is stored with them.
+        """
         rows = []
-        for sample, key, variants in answers:
-            same = {"key": asdict(key), "plan": plan}
-            rows += [
-                {**row_from_question(sample), "variant": name, **asdict(answer), **same}
-                for name, answer in variants.items()
-            ]
-            item = self.items.setdefault(sample.id, StoredItem(sample=sample, key=key))
+        for sample_id, variants in answers.items():
+            item = self.items[sample_id]
+            same = {"key": asdict(item.key), "plan": plan}
+            question = row_from_question(item.sample)
+            rows += [{**question, "variant": name, **asdict(answer), **same} for name, answer in variants.items()]
             item.answers |= variants
             item.plans |= dict.fromkeys(variants, plan)
         append_rows(self.path, rows)
@@ -115,9 +104,8 @@ def read_items(path: Path) -> dict[str, StoredItem]:
     items: dict[str, StoredItem] = {}
     for number, row in read_json_lines(path, growing=True):
         if "answers" in row:
-            raise bad_row(
-                path, number, "written by version 0.1, which stored an item per row; audit again into another folder"
-            )
+            old = "written by version 0.1, which stored an item per row; audit again into another folder"
+            raise bad_row(path, number, old)
         try:
             key = AnswerKey(**row["key"])
             answer = VariantAnswer(**{name: row[name] for name in _ANSWER_FIELDS})
@@ -126,9 +114,8 @@ def read_items(path: Path) -> dict[str, StoredItem]:
             name, plan = str(row["variant"]), str(row["plan"])
             item = items.setdefault(row["id"], StoredItem(sample=question_from_row(row), key=key))
         except (KeyError, TypeError, ValueError) as error:
-            raise bad_row(
-                path, number, f"not an answer of `medvlm-r1 audit model` ({error!r}); give another folder"
-            ) from error
+            fault = f"not an answer of `medvlm-r1 audit model` ({error!r}); give another folder"
+            raise bad_row(path, number, fault) from error
         if item.key != key:
             raise bad_row(path, number, f"another key than in an earlier row of {row['id']!r}; remove one")
         item.answers[name] = answer

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from medvlm_r1.cli.options import Dtype, Json, Model, NewTokens, completion, print_result
-from medvlm_r1.errors import RESEARCH_USE, UsageError
+from medvlm_r1.errors import RESEARCH_USE
 
 PLANES = ("axial", "coronal", "sagittal")
 WINDOWS = ("brain", "lung", "soft-tissue", "bone", "percentile", "full", "stored")
@@ -47,17 +48,13 @@ def ask_command(
     Example: medvlm-r1 ask phantom-base --image ct.dcm --window 40/400 --question "What is seen?"
     """
     from medvlm_r1.console import stderr_console
-    from medvlm_r1.data.images import View, load_picture
-    from medvlm_r1.data.sample import question_faults
     from medvlm_r1.models.generate import check_images
     from medvlm_r1.models.load import image_fit
     from medvlm_r1.models.remote import is_server
     from medvlm_r1.serving.medvlm import MedVLM, Question, prepare
 
-    if faults := question_faults(question, option or ()):
-        raise UsageError(f"invalid question: {'; '.join(faults)}.")
-    picture = load_picture(image, View(frame=frame, plane=plane, slice=slice_, window=window))
-    query = Question(image=picture, question=question, options=option or ())
+    view: dict[str, Any] = {"frame": frame, "plane": plane, "slice": slice_, "window": window}
+    query = Question(image=image, question=question, options=option or (), **view)
     # Check the question before a model is loaded.
     prepared = prepare(query)
     if not is_server(model):
@@ -66,7 +63,7 @@ def ask_command(
         stderr_console().status(f"Asking {model}"),
         MedVLM.load(model, max_new_tokens=max_new_tokens, dtype=dtype) as medvlm,
     ):
-        [answer] = medvlm.ask_batch([query])
+        [answer] = medvlm.ask_batch([replace(query, image=prepared.pictures)])
     text = f"{answer.letter}) {answer.option}" if answer.option else answer.answer if not option else None
     lines = [
         f"Image:      {answer.image_note}",
@@ -98,24 +95,20 @@ def serve_command(
     Example: medvlm-r1 serve phantom-base
     """
     from medvlm_r1.console import stderr_console
-    from medvlm_r1.serving.guard import check_access, is_local
     from medvlm_r1.serving.medvlm import MedVLM
-    from medvlm_r1.serving.page.gate import discard_uploads
-    from medvlm_r1.serving.server import Server, address_of, bind, build_app
+    from medvlm_r1.serving.page import build_app
+    from medvlm_r1.serving.server import Server, check_access, is_local, listen
 
     check_access(host, token)
-    listening = bind(host, port)
+    listening, address = listen(host, port)
     with stderr_console().status(f"Loading {model}"):
         medvlm = MedVLM.load(model, max_new_tokens=max_new_tokens, dtype=dtype)
         app = build_app(medvlm, token=token, local=is_local(host))
 
     def started() -> None:
-        print(f"Page: {address_of(listening)}/" + ("   (any user name, with the token as password)" if token else ""))
+        print(f"Page: {address}/" + ("   (any user name, with the token as password)" if token else ""))
         print(RESEARCH_USE, flush=True)
 
-    def at_once() -> None:
-        discard_uploads()
-        print("Stopped at once.", file=sys.stderr, flush=True)
-
-    Server(app, started, stop=medvlm.close, at_once=at_once).run(sockets=[listening])
+    with medvlm:
+        Server(app, started=started, stop=medvlm.close).run(sockets=[listening])
     print("Stopped.", file=sys.stderr)

@@ -125,11 +125,10 @@ def audit_data_command(
 
 
 def _lines(audit: DataAudit) -> list[str]:
-    modalities = {name: modality for name, modality in audit.modalities.items() if modality.items}
-    verdicts = [modality.verdict for modality in modalities.values() if modality.verdict]
+    verdicts = [modality.verdict for modality in audit.modalities.values()]
     lines = [f"{verdict.level.upper():<8}{verdict.sentence}" for verdict in verdicts]
     lines += ["", *_table(audit), ""]
-    for name, modality in modalities.items():
+    for name, modality in audit.modalities.items():
         lines += [f"{name}, {test.options} options: {test.sentence}" for test in modality.order if test.uneven]
         lines += [
             f"{name}: {option.text!r} was {option.record}" for option in modality.giveaways[:1] if option.surprise

@@ -96,15 +96,13 @@ def data_import(
     phantom_only = {"--split": split, "--n": n, "--seed": seed, "--giveaway": giveaway or None}
     rows_only: dict[str, object] = {"SOURCE": source, "--images": images, "--map": columns, "--salt-file": salt_file}
     rows_only |= {"--first-option": first_option, "--modality-for-missing": modality_for_missing}
+    rows_only |= {"--skip-bad": skip_bad or None, "--closed-choices": closed_choices or None}
     report: dict[str, Any]
     if format == "phantom":
         from medvlm_r1.phantom.benchmark import write_benchmark
 
-        if skip_bad or closed_choices or any(value is not None for value in rows_only.values()):
-            raise UsageError(
-                "phantom creates its own rows and images; "
-                f"omit {', '.join(rows_only)}, --skip-bad and --closed-choices."
-            )
+        if any(value is not None for value in rows_only.values()):
+            raise UsageError(f"phantom creates its own rows and images; omit {', '.join(rows_only)}.")
         with progress_bar("PhantomVQA") as advance:
             samples = write_benchmark(
                 out,
@@ -123,7 +121,7 @@ def data_import(
 
         from medvlm_r1.data.importing.draft import Reading
         from medvlm_r1.data.importing.importer import chosen_modalities
-        from medvlm_r1.data.importing.registry import READERS, find_reader
+        from medvlm_r1.data.importing.registry import READERS
         from medvlm_r1.data.names import did_you_mean
         from medvlm_r1.data.readers.columns import parse_columns
 
@@ -140,19 +138,10 @@ def data_import(
             first_option=first_option,
             modality_for_missing=next(iter(chosen_modalities(modality_for_missing) or ()), None),
         )
+        choices: dict[str, Any] = {"modality": modality or None, "skip_bad": skip_bad, "closed_choices": closed_choices}
+        files: dict[str, Any] = {"out": out, "images": images, "salt_file": salt_file}
         with progress_bar(f"Import {format}") as advance:
-            result = find_reader(format)(
-                source,
-                out=out,
-                images=images,
-                modality=modality or None,
-                skip_bad=skip_bad,
-                reading=reading,
-                closed_choices=closed_choices,
-                salt_file=salt_file,
-                progress=advance,
-            )
-        report = asdict(result)
+            report = asdict(READERS[format](source, **files, **choices, reading=reading, progress=advance))
     if fit is not None:
         report["unfit"] = _unfit(out, fit)
     lines = [
@@ -189,17 +178,9 @@ def data_split(
 
     fields = [name.strip() for name in by.split(",") if name.strip() not in ("", "none")]
     wishes = [parse_wish(text) for text in parts]
+    filters = {"modalities": modality or (), "question_types": question_type or ()}
     with progress_bar("Images copied") as advance:
-        report = split_folder(
-            folder,
-            out,
-            wishes,
-            by=fields,
-            modalities=modality or (),
-            question_types=question_type or (),
-            seed=seed,
-            progress=advance,
-        )
+        report = split_folder(folder, out, wishes, by=fields, **filters, seed=seed, progress=advance)
     lines = []
     for name, written in report.parts.items():
         off = "" if written.samples == written.wanted else f" (wanted {written.wanted}; groups are never divided)"
@@ -296,17 +277,14 @@ def _counts(report: dict[str, Any], *, closed_choices: bool) -> list[str]:
     lines += [f"split {name}: {count}" for name, count in report["by_split"].items() if name]
     if report["closed_kept_open"]:
         lines += _closed(report["closed_kept_open"], hint=not closed_choices)
-    for key, text in (
-        ("converted", "images converted to PNG: {}"),
-        ("stripped", "images written without their metadata: {}"),
-        (
-            "may_show_text",
-            "{} DICOM images may contain burned-in text, such as patient names. Inspect them before you share them.",
-        ),
-        ("bad_rows", "skipped, not readable: {} rows"),
-    ):
-        if report[key]:
-            lines.append(text.format(report[key]))
+    texts = {
+        "converted": "images converted to PNG: {}",
+        "stripped": "images written without their metadata: {}",
+        "may_show_text": "{} DICOM images may contain burned-in text, such as patient names. Inspect them before you "
+        "share them.",
+        "bad_rows": "skipped, not readable: {} rows",
+    }
+    lines += [text.format(report[key]) for key, text in texts.items() if report[key]]
     return [f"  {line}" for line in [*lines, *(f"  {reason}" for reason in report["reasons"])]]
 
 

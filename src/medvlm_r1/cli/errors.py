@@ -76,40 +76,35 @@ def run_command(command: Callable[[], object]) -> int:
         return _print_error(str(interrupt) or "Interrupted. Finished work is kept; re-run to resume.", 130)
 
 
-def _usage_message(error: typer.TyperException) -> str:
+def _usage_message(error: Any) -> str:
     """Message for wrong usage: what was given, what was expected, and how to get help.
 
     The message is empty if the help was already printed.
     """
-    context = getattr(error, "ctx", None)
-    message = _parser_message(error, context).rstrip(".")
-    if not message:
-        return ""
-    command = context.command_path if context else "medvlm-r1"
-    return f"{message}{'' if message.endswith('?') else '.'} See `{command} --help`."
-
-
-def _parser_message(error: Any, context: Any) -> str:
     from medvlm_r1.data.names import did_you_mean
 
+    context: Any = getattr(error, "ctx", None)
+    parameter: Any = getattr(error, "param", None)
     message: str = error.format_message()
     if context is not None and hasattr(error, "option_name") and message.startswith("No such option"):
         options = [name for param in context.command.get_params(context) for name in param.opts if name[:2] == "--"]
-        return f"no such option {error.option_name!r}; {did_you_mean(error.option_name, options)}"
-    if message.startswith("No such command") and "Did you mean" not in message:
-        return f"{message} Known: {', '.join(context.command.list_commands(context))}"
-    parameter = getattr(error, "param", None)
-    if parameter is None:
-        return message
-    hint = parameter.get_error_hint()
-    if message.startswith("Missing"):
-        about = (parameter.help or "").rstrip(".")
-        return f"missing {parameter.param_type_name} {hint}" + (f": {about}" if about else "")
-    wanted = str(error.message).removeprefix("Value error, ").partition(", unable to parse")[0]
-    wanted = wanted.replace("Input should be", "wanted")
-    faults = getattr(error.__cause__, "errors", None)
-    seen = repr(faults()[0]["input"]) if faults else ""
-    return f"{hint}: {wanted}" if not seen or seen in wanted else f"{hint} is {seen}; {wanted}"
+        message = f"no such option {error.option_name!r}; {did_you_mean(error.option_name, options)}"
+    elif message.startswith("No such command") and "Did you mean" not in message:
+        message = f"{message} Known: {', '.join(context.command.list_commands(context))}"
+    elif parameter is not None and message.startswith("Missing"):
+        about = f": {parameter.help}" if parameter.help else ""
+        message = f"missing {parameter.param_type_name} {parameter.get_error_hint()}{about}"
+    elif parameter is not None:
+        wanted = str(error.message).removeprefix("Value error, ").partition(", unable to parse")[0]
+        wanted = wanted.replace("Input should be", "wanted")
+        faults = getattr(error.__cause__, "errors", None)
+        seen = repr(faults()[0]["input"]) if faults else ""
+        given = f" is {seen};" if seen and seen not in wanted else ":"
+        message = f"{parameter.get_error_hint()}{given} {wanted}"
+    if not message:
+        return ""
+    command = context.command_path if context else "medvlm-r1"
+    return f"{message.rstrip('.')}{'' if message.endswith('?') else '.'} See `{command} --help`."
 
 
 def _print_error(message: str, code: int) -> int:

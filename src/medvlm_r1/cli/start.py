@@ -65,14 +65,8 @@ def recipes_command(
     print(f"Recipe: {copy}")
 
 
-class Check(StrEnum):
-    """Keys of `training.self_check.run.CHECKS`, repeated here so that `--help` does not import torch."""
-
-    equality = "equality"
-    step = "step"
-    lora = "lora"
-    vllm = "vllm"
-    fsdp2 = "fsdp2"
+# Keys of `training.self_check.run.CHECKS`, repeated here so that `--help` does not import torch.
+Check = StrEnum("Check", "equality step lora vllm fsdp2")
 
 
 def doctor_command(

@@ -145,7 +145,7 @@ def _difference(pairs: Sequence[tuple[Graded, Graded]]) -> dict[str, Any]:
     correct_a = [a.correct for a, _ in pairs]
     correct_b = [b.correct for _, b in pairs]
     gains = [int(b) - int(a) for a, b in zip(correct_a, correct_b, strict=True)]
-    clusters = [a.cluster for a, _ in pairs]
+    clusters = [a.sample.cluster for a, _ in pairs]
     difference, low, high = (100 * value for value in paired_difference(correct_a, correct_b, clusters))
     return {
         "n": len(pairs),

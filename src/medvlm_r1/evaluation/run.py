@@ -28,7 +28,6 @@ from medvlm_r1.evaluation.store import (
     StoredAnswer,
     answer_key,
     answers_kind,
-    stored_differences,
     write_results,
 )
 from medvlm_r1.models.device import limit_threads
@@ -115,10 +114,7 @@ def evaluate(
         UserError: the data cannot be read, images are missing, or `out` contains answers of another model or data set.
     """
     data_dir, out = Path(data_dir), Path(out)
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit is {limit}; wanted at least 1 row")
-    if batch_size < 1:
-        raise UsageError(f"batch_size is {batch_size}; wanted at least 1")
+    require_positive(limit=limit, batch_size=batch_size)
     template_text(template)  # raises for an unknown name, before a model is loaded
     refuse_other_folder(data_dir, out, OF_AN_AUDIT)
     everything = read_folder(data_dir)
@@ -134,6 +130,7 @@ def evaluate(
     )
     if generator is None and is_server(model):
         generator = ServerPool(servers=tuple(server_generators(model, batch_size)))
+    report = progress or (lambda answered, total: None)
     with AnswerStore(out) as store:
         _check_stored(store, everything, rows, setup)
         pending = [row for row in rows if row[1].id not in store.answers]
@@ -142,15 +139,13 @@ def evaluate(
             limit_threads(policy.model)
             generator = LocalGenerator(policy=policy, batch_size=batch_size)
         answered = len(rows) - len(pending)
-        if progress is not None:
-            progress(answered, len(rows))
+        report(answered, len(rows))
         for start in range(0, len(pending), batch_size):
             assert generator is not None
             for answers in setup.answer(pending[start : start + batch_size], generator):
                 store.append(answers)
                 answered += len(answers)
-                if progress is not None:
-                    progress(answered, len(rows))
+                report(answered, len(rows))
         answers = [store.answers[sample.id] for _, sample in rows]
     results = {
         **provenance(model, setup.identity, data_dir, out, template, max_new_tokens),
@@ -160,6 +155,13 @@ def evaluate(
     }
     write_results(out, results)
     return results
+
+
+def require_positive(**numbers: int | None) -> None:
+    """Raise a `UsageError` that names an argument below 1; None is accepted."""
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise UsageError(f"{name} is {number}; wanted at least 1")
 
 
 def identify(model: str, generator: object | None = None, dtype: str = "auto") -> str:
@@ -262,16 +264,8 @@ def _check_stored(store: AnswerStore, everything: Sequence[Sample], rows: Sequen
             f" {setup.data_dir}, such as {unknown[0]!r}; the data differs, {START_AGAIN}"
         )
     for row in rows:
-        sample = row[1]
-        stored = store.answers.get(sample.id)
-        if stored is None:
-            continue
-        key = setup.key(sample, load_row_images(setup.data_dir, row))
-        if differences := stored_differences(stored, sample, key):
-            named = (
-                f" its model was named {stored.model!r}, now {setup.model!r};" if stored.model != setup.model else ""
-            )
-            raise UserError(
-                f"{store.path}: the answer to {sample.id!r} was made with another {', another '.join(differences)};"
-                f"{named} {START_AGAIN}"
-            )
+        if stored := store.answers.get(row[1].id):
+            renamed = stored.model != setup.model
+            note = f" its model was named {stored.model!r}, now {setup.model!r};" if renamed else ""
+            key = setup.key(row[1], load_row_images(setup.data_dir, row))
+            stored.check(store.path, row[1], key, note)

@@ -42,11 +42,6 @@ class Graded:
     answered: bool
     lenient_answered: bool
 
-    @property
-    def cluster(self) -> str:
-        """Label of the cluster: the patient or volume, or the item itself if neither is known."""
-        return self.sample.cluster
-
 
 Verdict = Callable[[Graded], bool]
 _correct = attrgetter("correct")
@@ -177,7 +172,7 @@ def share(
 
 def clustered_share(graded: Sequence[Graded], verdict: Verdict, counted: str = "correct") -> dict[str, Any]:
     """`share` of the verdicts on graded answers, clustered by patient or volume."""
-    return share([verdict(g) for g in graded], counted, [g.cluster for g in graded])
+    return share([verdict(g) for g in graded], counted, [g.sample.cluster for g in graded])
 
 
 def order_modalities(names: Iterable[str]) -> list[str]:
@@ -190,7 +185,7 @@ def _accuracies(name: str, groups: Mapping[str, Sequence[Graded]], verdict: Verd
     """The accuracy of each group, the unweighted mean of these accuracies, and the interval of the mean."""
     accuracies, counts = {}, []
     for modality, group in groups.items():
-        values, clusters = [float(verdict(g)) for g in group], [g.cluster for g in group]
+        values, clusters = [float(verdict(g)) for g in group], [g.sample.cluster for g in group]
         error = 100 * clustered_se(values, clusters)
         accuracies[modality] = clustered_share(group, verdict) | {"clustered_se": error}
         size = effective_sample_size(values, clusters)

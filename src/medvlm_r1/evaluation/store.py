@@ -81,6 +81,27 @@ class StoredQuestion:
     sample: Sample
     key: AnswerKey
 
+    def check(self, path: Path, sample: Sample, key: AnswerKey, note: str = "") -> None:
+        """Check that the answer key and the correct answer are those of the current run.
+
+        Args:
+            path: The file, for the message.
+            sample: The current question.
+            key: Its current key.
+            note: A remark for the message.
+
+        Raises:
+            UserError: They differ; the message lists the differences.
+        """
+        differences = self.key.differences(key)
+        if self.sample.answer != sample.answer:
+            differences.append(f"correct answer (then {self.sample.answer!r}, now {sample.answer!r})")
+        if differences:
+            raise UserError(
+                f"{path}: the answer to {sample.id!r} was made with another {', another '.join(differences)};"
+                f"{note} {START_AGAIN}"
+            )
+
 
 @dataclass(slots=True, kw_only=True)
 class StoredAnswer(StoredQuestion):
@@ -138,14 +159,6 @@ def answers_kind(path: Path) -> str | None:
     first = next(read_json_lines(path, growing=True), None) if path.is_file() else None
     # Rows with the field "answers" are from an audit of version 0.1.
     return first and ("a model audit" if "plan" in first[1] or "answers" in first[1] else "an evaluation")
-
-
-def stored_differences(stored: StoredQuestion, sample: Sample, key: AnswerKey) -> list[str]:
-    """Differences between a stored question and the current one, in the fields of the key or in the correct answer."""
-    differences = stored.key.differences(key)
-    if stored.sample.answer != sample.answer:
-        differences.append(f"correct answer (then {stored.sample.answer!r}, now {sample.answer!r})")
-    return differences
 
 
 def row_from_question(sample: Sample) -> dict[str, Any]:

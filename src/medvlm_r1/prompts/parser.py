@@ -60,22 +60,16 @@ def parse_response(text: str, options: Sequence[str] = ()) -> Response:
     Returns:
         The parsed response.
     """
-    answer = answer_text(text)
-    letter = strict_letter(text)
+    answer, letter = answer_text(text), strict_letter(text)
     opened = _ANSWER_OPEN.search(text)
-    if letter is not None:
-        lenient: str | None = letter
-    elif opened:
-        # The text after an answer tag is also read if the tag is never closed.
-        lenient = letter_in_prose(text[opened.end() :] if answer is None else answer, options)
-    else:
-        lenient = letter_in_prose(conclusion_text(text), options)
+    # The text after an answer tag is also read if the tag is never closed.
+    rest = text[opened.end() :] if opened else conclusion_text(text)
     reasoning = _between(text, _THINK_OPEN, _THINK_CLOSE)
     return Response(
         reasoning=None if reasoning is None else reasoning.strip(),
         answer=None if answer is None else answer.strip(),
         letter=letter,
-        lenient_letter=lenient,
+        lenient_letter=letter or letter_in_prose(rest if answer is None else answer, options),
         well_formed=is_well_formed(text),
     )
 

@@ -39,7 +39,7 @@ def render_data_audit(
     Raises:
         UserError: The file cannot be written.
     """
-    modalities = audit.closed
+    modalities = audit.modalities
     fit = audit.prior_source.name if audit.prior_source else None
     names = {name: _title(name, fit) for name in audit.baselines}
     album = Album(items)
@@ -92,10 +92,10 @@ def _title(baseline: str, fit: str | None) -> str:
 
 def _figures(audit: DataAudit, names: Mapping[str, str]) -> Table:
     rows = [
-        Row(names[name], [_cell(m.figures.get(name), name, len(m.solved(name))) for m in audit.closed.values()])
+        Row(names[name], [_cell(m.figures.get(name), name, len(m.solved(name))) for m in audit.modalities.values()])
         for name in audit.baselines
     ]
-    return Table("Baseline", [(name, f"n = {len(m.items)}") for name, m in audit.closed.items()], rows)
+    return Table("Baseline", [(name, f"n = {len(m.items)}") for name, m in audit.modalities.items()], rows)
 
 
 def _types(modalities: Mapping[str, ModalityAudit], names: Mapping[str, str]) -> Table | None:

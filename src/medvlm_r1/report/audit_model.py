@@ -97,13 +97,12 @@ _BARS = {
             "Selective prediction",
             "percent of the answers",
             {
-                f"{kind}_{name}": f"{label}, {by}"
-                for name, label in (
-                    ("coverage_5", "accepted at 5 % wrong"),
-                    ("coverage_10", "accepted at 10 % wrong"),
-                    ("confidently_wrong", "confidently wrong"),
-                )
-                for kind, by in ((STATED, "by letter"), (VOTE, "by vote"))
+                "stated_coverage_5": "accepted at 5 % wrong, by letter",
+                "vote_coverage_5": "accepted at 5 % wrong, by vote",
+                "stated_coverage_10": "accepted at 10 % wrong, by letter",
+                "vote_coverage_10": "accepted at 10 % wrong, by vote",
+                "stated_confidently_wrong": "confidently wrong, by letter",
+                "vote_confidently_wrong": "confidently wrong, by vote",
             },
         )
     ],
@@ -269,12 +268,7 @@ def probe_curves(probe: ProbeResult) -> list[Chart]:
 
 
 def _percent_chart(
-    title: str,
-    subtitle: str,
-    across: str,
-    lines: Sequence[Line],
-    guides: Sequence[Points] = (),
-    highest: float = 100.0,
+    title: str, subtitle: str, across: str, lines: Sequence[Line], guides: Sequence[Points] = (), highest: float = 100.0
 ) -> Chart:
     """A chart with percent on both axes. Its text alternative lists about a dozen points of a long line."""
     texts = []

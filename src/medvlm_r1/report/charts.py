@@ -309,10 +309,10 @@ def _by_modality(rows: Rows) -> dict[str, list[Point]]:
 
 
 def _counts(rows: Rows, modality: str) -> list[tuple[float, tuple[int, int]]]:
-    """(step, (correct, total)) pairs; empty if the totals were not logged."""
+    """(step, (correct, total)) pairs, without steps whose total was not logged or whose accuracy is no percentage."""
     totals = dict(_series(rows, f"{_QUESTIONS}_{modality}"))
-    accuracies = _series(rows, f"{_ACCURACY}_{modality}")
-    return [(step, (round(share / 100 * n), n)) for step, share in accuracies if (n := int(totals.get(step, 0)))]
+    accuracies = [(step, share) for step, share in _series(rows, f"{_ACCURACY}_{modality}") if 0 <= share <= 100]
+    return [(step, (round(share / 100 * n), n)) for step, share in accuracies if (n := int(totals.get(step, 0))) > 0]
 
 
 def _mean_band(rows: Rows) -> Band:

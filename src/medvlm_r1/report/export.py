@@ -168,12 +168,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _published(config: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration with local folders reduced to their names."""
     data = {name: Path(folder).name for name in ("train", "eval") if (folder := config["data"].get(name))}
-    return {
-        **config,
-        "data": config["data"] | data,
-        "out": Path(config["out"]).name,
-        "model": _named(config["model"]),
-    }
+    return {**config, "data": config["data"] | data, "out": Path(config["out"]).name, "model": _named(config["model"])}
 
 
 def _named(model: str) -> str:

@@ -124,10 +124,12 @@ def _accuracy_table(evaluated: Evaluated, key: str, domains: Mapping[str, str]) 
     several_data = len({results["data_sha256"] for *_, results in evaluated}) > 1
     columns = [*((name, domains.get(name, "")) for name in modalities), (MEAN, "unweighted")]
     rows = []
-    chances: dict[str, set[float]] = {}
+    chances: dict[str, set[float]] = {name: set() for name in (*modalities, "mean")}
     for style, run, results in evaluated:
         shares = results[key]
         chance = {name: value if name == "mean" else value["percent"] for name, value in results["chance"].items()}
+        for name in chances.keys() & chance.keys():
+            chances[name] |= {chance[name]} - {None}
         cells = [share_cell(shares.get(name), chance.get(name)) for name in modalities]
         mean, ends = shares["mean"], results[f"{key}_mean_ci95"]
         cells.append(
@@ -137,11 +139,8 @@ def _accuracy_table(evaluated: Evaluated, key: str, domains: Mapping[str, str]) 
             cells.append(share_cell(results["well_formed"], None))
         small = short(results["model"]) + (f", on {short(results['data'])}" if several_data else "")
         rows.append(Row(run, cells, "" if small == run else small, style))
-        for name, value in chance.items():
-            chances.setdefault(name, set()).update([] if value is None else [value])
     # Chance is shown if it is the same for all runs.
-    guesses = [chances.get(name, set()) for name in (*modalities, "mean")]
-    cells = [Cell(percent(*values)) if len(values) == 1 else Cell() for values in guesses]
+    cells = [Cell(percent(*values)) if len(values) == 1 else Cell() for values in chances.values()]
     if key == "accuracy":
         columns.append(("Well formed", "of all answers"))
         cells.append(Cell())

@@ -26,6 +26,6 @@ def consistent(
     """
     rewards = []
     for completion, texts in zip(completions, options, strict=True):
-        parts = strict_parts(completion_text(completion))
-        rewards.append(float(parts is not None and contradicts(parts.reasoning, parts.answer, texts) is False))
+        parts = strict_parts(completion_text(completion)) or {}
+        rewards.append(float(contradicts(parts.get("reasoning"), parts.get("answer"), texts) is False))
     return rewards

@@ -127,11 +127,8 @@ def check_signature(name: str, function: Callable[..., Any]) -> None:
     except (TypeError, ValueError):
         # A C function has no signature; its result is checked at each step.
         return
-    kinds = {parameter.kind for parameter in parameters}
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    for parameter in named:
-        if parameter.default is not parameter.empty:
-            continue
+    for parameter in (p for p in named if p.default is p.empty):
         if parameter.kind == parameter.POSITIONAL_ONLY:
             raise UsageError(
                 f"reward {name!r}: the parameter {parameter.name!r} is positional only; columns come by keyword"
@@ -142,7 +139,7 @@ def check_signature(name: str, function: Callable[..., Any]) -> None:
                 f"{did_you_mean(parameter.name, _KNOWN)}"
             )
     missing = [column for column in (*FROM_TRL, *DATA_COLUMNS) if column not in {p.name for p in named}]
-    if missing and inspect.Parameter.VAR_KEYWORD not in kinds:
+    if missing and not any(p.kind == p.VAR_KEYWORD for p in parameters):
         raise UsageError(
             f"reward {name!r} does not take {', '.join(missing)}, which every reward is handed; add '**columns' to "
             "its parameters"
@@ -179,15 +176,23 @@ def checked(name: str, function: Callable[..., Any]) -> Callable[..., Sequence[f
 
 
 def _numbers(name: str, result: Any, count: int) -> list[float | None]:
-    wanted = f"wanted a list of {count} numbers, one for each completion"
+    """Check that a result has one number or None for each completion."""
+
+    def refusal(description: str) -> UserError:
+        return UserError(
+            f"The reward {name!r} returned {description}; wanted a list of {count} numbers, one for each completion."
+        )
+
     if isinstance(result, str | bytes | dict):
-        raise UserError(f"The reward {name!r} returned a {type(result).__name__}; {wanted}.")
+        raise refusal(f"a {type(result).__name__}")
     try:
-        values: Sequence[Any] = list(result)
+        values = list(result)
     except TypeError:
-        raise UserError(f"The reward {name!r} returned {_shortened(result)}; {wanted}.") from None
+        raise refusal(_shortened(result)) from None
     if len(values) != count:
-        raise UserError(f"The reward {name!r} returned {len(values)} values; {wanted}.")
+        raise refusal(f"{len(values)} values")
+    if values and all(value is None for value in values):
+        raise refusal(f"None for all {count} completions, so nothing is learned")
     numbers: list[float | None] = []
     for index, value in enumerate(values):
         try:
@@ -195,12 +200,8 @@ def _numbers(name: str, result: Any, count: int) -> list[float | None]:
         except (TypeError, ValueError):
             number = math.nan
         if isinstance(value, str) or (number is not None and math.isnan(number)):
-            raise UserError(f"The reward {name!r} returned {_shortened(value)} for completion {index}; {wanted}.")
+            raise refusal(f"{_shortened(value)} for completion {index}")
         numbers.append(number)
-    if numbers and all(number is None for number in numbers):
-        raise UserError(
-            f"The reward {name!r} returned None for all {count} completions, so nothing is learned; {wanted}."
-        )
     return numbers
 
 

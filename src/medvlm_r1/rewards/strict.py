@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from medvlm_r1.rewards.completion import Completion, completion_text
 
@@ -31,31 +30,7 @@ _FORMS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class StrictParts:
-    """Parts of a completion in strict form.
-
-    Attributes:
-        order: Names of the parts in text order: "reasoning" and "answer" in either order, or only "answer".
-        reasoning: Text of the reasoning; "" if there is none.
-        answer: Text of the answer, stripped.
-    """
-
-    order: tuple[str, ...]
-    reasoning: str
-    answer: str
-
-    def filled(self, order: tuple[str, ...]) -> bool:
-        """Whether the completion has exactly the parts in `order`, in this order, and none of them is empty.
-
-        The reasoning needs at least `MIN_REASONING` letters. The answer needs a visible letter or digit.
-        """
-        answered = any(character.isalnum() and character not in _FILLERS for character in self.answer)
-        reasoned = "reasoning" not in order or _letters(self.reasoning) >= MIN_REASONING
-        return self.order == order and answered and reasoned
-
-
-def strict_parts(text: str) -> StrictParts | None:
+def strict_parts(text: str) -> dict[str, str] | None:
     """Parse a completion in strict form, in time linear in its length.
 
     The form is `<think>...</think><answer>...</answer>`, the same two parts in the other order, or the answer alone.
@@ -67,7 +42,8 @@ def strict_parts(text: str) -> StrictParts | None:
         text: The completion.
 
     Returns:
-        The parts; None if the completion is not in strict form.
+        Texts by name, in the order of the completion: "reasoning" and "answer", or only "answer", which is stripped.
+        None if the completion is not in strict form.
     """
     text = text.strip(_AROUND)
     tags = list(_TAG.finditer(text))
@@ -81,24 +57,29 @@ def strict_parts(text: str) -> StrictParts | None:
     plain = _ESCAPED.sub("<", text.translate(_PLAIN))
     if _COMMENT in plain or sum(1 for _ in _LIKE_A_TAG.finditer(plain)) != len(tags):
         return None
-    pairs = zip(tags[::2], tags[1::2], strict=True)
-    parts = {name: text[opening.end() : closing.start()] for name, (opening, closing) in zip(order, pairs, strict=True)}
-    return StrictParts(order, parts.get("reasoning", ""), parts["answer"].strip())
+    pairs = zip(order, tags[::2], tags[1::2], strict=True)
+    parts = {name: text[opening.end() : closing.start()] for name, opening, closing in pairs}
+    return parts | {"answer": parts["answer"].strip()}
 
 
 def strict_answer(text: str) -> str | None:
     """The answer, if the text is in strict form and its answer is a single capital letter; None otherwise."""
     parts = strict_parts(text)
-    return parts.answer if parts is not None and re.fullmatch("[A-Z]", parts.answer) else None
+    return parts["answer"] if parts is not None and re.fullmatch("[A-Z]", parts["answer"]) else None
 
 
 def in_form(completions: Sequence[Completion], order: tuple[str, ...]) -> list[float]:
-    """Return 1.0 for each completion in strict form whose parts appear in the sequence of `order`, otherwise 0.0.
+    """Return 1.0 for each completion in strict form that has the parts in `order`, otherwise 0.0.
 
-    No part may be empty (`StrictParts.filled`).
+    No part may be empty: the reasoning needs at least `MIN_REASONING` letters, the answer a visible letter or digit.
     """
     parsed = (strict_parts(completion_text(completion)) for completion in completions)
-    return [float(parts is not None and parts.filled(order)) for parts in parsed]
+    return [float(parts is not None and tuple(parts) == order and _is_filled(parts)) for parts in parsed]
+
+
+def _is_filled(parts: dict[str, str]) -> bool:
+    answered = any(character.isalnum() and character not in _FILLERS for character in parts["answer"])
+    return answered and ("reasoning" not in parts or _letters(parts["reasoning"]) >= MIN_REASONING)
 
 
 def _letters(text: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from medvlm_r1.data.images import ImageNote
@@ -72,10 +72,9 @@ class Answer:
 
     def as_record(self) -> dict[str, Any]:
         """Return a JSON-serializable record; `image` is the note of the first image."""
-        named = ("letter", "option", "answer", "lenient_letter", "reasoning", "text", "confidence", "well_formed")
-        notes = [note.as_record() for note in self.images]
-        parts = {name: getattr(self, name) for name in (*named, "truncated")}
-        return {**parts, "image": notes[0] if notes else None, "images": notes, "notice": self.notice}
+        images = [note.as_record() for note in self.images]
+        record = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**record, "images": images, "image": images[0] if images else None}
 
 
 def read_answer(

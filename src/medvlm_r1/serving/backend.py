@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.models.generate import (
-    Generation,
-    GenerationInput,
-    GenerationSettings,
-    Generator,
-    LocalGenerator,
-    answer_opening,
-    check_images,
-)
+from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings, LocalGenerator, answer_opening
 from medvlm_r1.models.remote import ServerGenerator, is_server
 
 if TYPE_CHECKING:
@@ -29,32 +24,7 @@ class Closed(UserError):
         super().__init__("The model was closed before this was answered.")
 
 
-class Pieces(Iterator[str], Protocol):
-    """Pieces of one completion, in the order in which they are generated."""
-
-    generation: Generation | None
-    """The whole completion; None until all pieces have been read."""
-
-    def close(self) -> None:
-        """Stop generating."""
-
-
-class Backend(Generator, Protocol):
-    """A generator that can also stream a completion and compute the probabilities of the option letters."""
-
-    def stream(self, item: GenerationInput, settings: GenerationSettings) -> Pieces:
-        """Complete one item piece by piece."""
-
-    def letters(
-        self, items: Sequence[GenerationInput], prefills: Sequence[str], n_options: Sequence[int]
-    ) -> list[tuple[float, ...]] | None:
-        """Probabilities of the option letters after each prefill; None if the backend cannot compute them."""
-
-    def close(self) -> None:
-        """Stop all work. Later questions are refused."""
-
-
-def open_backend(model: str, *, batch_size: int, dtype: Any, device: str | None) -> Backend:
+def open_backend(model: str, *, batch_size: int, dtype: Any, device: str | None) -> LocalBackend | RemoteBackend:
     """Load a local model, or connect to a server.
 
     Raises:
@@ -92,16 +62,37 @@ class LocalBackend:
             UserError: The numbers of images and image placeholders of an item differ.
             Closed: The backend was closed.
         """
-        return self._run(items, settings, stopped=self._closed.is_set)
+        return self._run(items, settings)
 
-    def stream(self, item: GenerationInput, settings: GenerationSettings) -> Pieces:
-        """Complete one item piece by piece.
+    def stream(self, item: GenerationInput, settings: GenerationSettings) -> Generator[str, None, Generation]:
+        """Yield the pieces of one completion as they are generated, and return the whole. Closing stops generation.
 
         Raises:
-            UserError: The numbers of images and image placeholders of the item differ.
+            UserError: See `generate`.
         """
-        check_images(0, item)
-        return _LocalPieces(self, item, settings)
+        from transformers import TextIteratorStreamer
+
+        processor = self.policy.processor
+        streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        left = threading.Event()
+        outcome: Future[list[Generation]] = Future()
+
+        def work() -> None:
+            try:
+                outcome.set_result(self._run([item], settings, left, streamer=streamer))
+            except Exception as error:
+                outcome.set_exception(error)
+            # If generation failed before the first token, only this call ends the stream.
+            streamer.end()
+
+        threading.Thread(target=work, daemon=True).start()
+        try:
+            # If the chat template already opens the think tag, the model does not generate it, so it is added here.
+            yield from filter(None, chain([answer_opening(processor, item)], streamer))
+        finally:
+            left.set()
+        [generation] = outcome.result()
+        return generation
 
     def letters(
         self, items: Sequence[GenerationInput], prefills: Sequence[str], n_options: Sequence[int]
@@ -109,8 +100,7 @@ class LocalBackend:
         """Probabilities of the option letters after each prefill; None if letters share their first token."""
         from medvlm_r1.models.choice_logprobs import letter_probabilities
 
-        with self._lock:
-            self._check_open()
+        with self._exclusive():
             try:
                 return letter_probabilities(self.policy, items, prefills, n_options)
             except ValueError:
@@ -120,84 +110,30 @@ class LocalBackend:
         """Stop all work. Later questions are refused."""
         self._closed.set()
 
-    def _check_open(self) -> None:
-        if self._closed.is_set():
-            raise Closed
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Wait for other calls. Raise `Closed` if the backend is closed before the work is done."""
+        with self._lock:
+            if self._closed.is_set():
+                raise Closed
+            yield
+            if self._closed.is_set():
+                raise Closed
 
     def _run(
-        self, items: Sequence[GenerationInput], settings: GenerationSettings, *, stopped: Any, **options: Any
+        self, items: Sequence[GenerationInput], settings: GenerationSettings, *stop: threading.Event, **options: Any
     ) -> list[Generation]:
+        import torch
         from transformers import StoppingCriteriaList
 
-        options["stopping_criteria"] = StoppingCriteriaList([_StopWhen(stopped)])
-        generator = LocalGenerator(policy=self.policy, batch_size=self._batch_size, options=options)
-        with self._lock:
-            self._check_open()
-            generations = generator.generate(items, settings)
-            self._check_open()
-            return generations
+        def stopped(input_ids: Any, scores: Any, **_: Any) -> Any:
+            ended = any(event.is_set() for event in (self._closed, *stop))
+            return torch.full((input_ids.shape[0],), ended, dtype=torch.bool, device=input_ids.device)
 
-
-class _StopWhen:
-    """Stopping criterion for transformers' `generate`: stops all sequences when `stopped` returns True."""
-
-    def __init__(self, stopped: Any) -> None:
-        self._stopped = stopped
-
-    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        import torch
-
-        return torch.full((input_ids.shape[0],), self._stopped(), dtype=torch.bool, device=input_ids.device)
-
-
-class _LocalPieces(Iterator[str]):
-    """A completion generated in a separate thread; the iterator yields pieces of text as they are generated."""
-
-    def __init__(self, backend: LocalBackend, item: GenerationInput, settings: GenerationSettings) -> None:
-        from transformers import TextIteratorStreamer
-
-        self.generation: Generation | None = None
-        self._backend = backend
-        self._left = threading.Event()
-        self._error: Exception | None = None
-        tokenizer = backend.policy.processor.tokenizer
-        # If the chat template already opens the think tag, the model does not generate it, so it is added here.
-        self._opening = answer_opening(backend.policy.processor, item)
-        self._streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._thread = threading.Thread(target=self._work, args=(item, settings), daemon=True)
-        self._thread.start()
-
-    def __next__(self) -> str:
-        if self._left.is_set():
-            raise StopIteration
-        if self._opening:
-            opening, self._opening = self._opening, ""
-            return opening
-        for piece in self._streamer:
-            if piece:
-                return str(piece)
-        self._thread.join()
-        self._left.set()
-        if self._error is not None:
-            raise self._error
-        raise StopIteration
-
-    def close(self) -> None:
-        self._left.set()
-
-    def _work(self, item: GenerationInput, settings: GenerationSettings) -> None:
-        def stopped() -> bool:
-            return self._left.is_set() or self._backend._closed.is_set()
-
-        try:
-            [generation] = self._backend._run([item], settings, stopped=stopped, streamer=self._streamer)
-            if not self._left.is_set():
-                self.generation = generation
-        except Exception as error:
-            self._error = error
-        finally:
-            # If generation failed before the first token, only this call ends the stream. A second end is never read.
-            self._streamer.end()
+        options["stopping_criteria"] = StoppingCriteriaList([stopped])
+        with self._exclusive():
+            generator = LocalGenerator(policy=self.policy, batch_size=self._batch_size, options=options)
+            return generator.generate(items, settings)
 
 
 class RemoteBackend:
@@ -210,9 +146,12 @@ class RemoteBackend:
         """Complete every item, in order."""
         return self._generator.generate(items, settings)
 
-    def stream(self, item: GenerationInput, settings: GenerationSettings) -> Pieces:
-        """Complete one item piece by piece."""
-        return self._generator.stream(item, settings)
+    def stream(self, item: GenerationInput, settings: GenerationSettings) -> Generator[str, None, Generation]:
+        """Yield the pieces of one completion as the server sends them, and return the whole."""
+        pieces = self._generator.stream(item, settings)
+        yield from pieces
+        assert pieces.generation is not None
+        return pieces.generation
 
     def letters(
         self, items: Sequence[GenerationInput], prefills: Sequence[str], n_options: Sequence[int]

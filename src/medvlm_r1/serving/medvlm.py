@@ -11,7 +11,7 @@ The command line and the reader page use `MedVLM` too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -22,7 +22,7 @@ from medvlm_r1.errors import UsageError, explain_missing_extra
 from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings
 from medvlm_r1.prompts.templates import messages
 from medvlm_r1.serving.answer import Answer, Question, read_answer
-from medvlm_r1.serving.backend import Backend, Pieces, open_backend
+from medvlm_r1.serving.backend import LocalBackend, RemoteBackend, open_backend
 from medvlm_r1.serving.pictures import load
 
 __all__ = ["Answer", "MedVLM", "Prepared", "Question", "Stream", "prepare"]
@@ -46,7 +46,7 @@ class MedVLM:
         backend: Generates the answers.
     """
 
-    def __init__(self, backend: Backend, *, name: str, max_new_tokens: int = 512) -> None:
+    def __init__(self, backend: LocalBackend | RemoteBackend, *, name: str, max_new_tokens: int = 512) -> None:
         self.backend = backend
         self.name = name
         self.max_new_tokens = GenerationSettings(max_new_tokens=max_new_tokens).max_new_tokens
@@ -153,9 +153,7 @@ class MedVLM:
         Raises:
             UserError, UsageError: See `ask`.
         """
-        prepared = prepare(query)
-        pieces = self.backend.stream(prepared.item, self._settings(temperature, seed))
-        return Stream(self, prepared, pieces, confidence=confidence)
+        return Stream(self, prepare(query), self._settings(temperature, seed), confidence=confidence)
 
     def close(self) -> None:
         """Stop the model: unfinished answers fail and later questions are rejected."""
@@ -180,20 +178,19 @@ class MedVLM:
             generations: One completion per question.
             confidence: Whether to compute option probabilities.
         """
-        probabilities: list[Sequence[float] | None] = [None] * len(prepared)
-        if confidence:
-            prefills = [prefill_to_answer(generation.text) for generation in generations]
-            rows = [i for i, question in enumerate(prepared) if question.options and prefills[i] is not None]
-            scored = self.backend.letters(
-                [prepared[i].item for i in rows],
-                [prefills[i] or "" for i in rows],
-                [len(prepared[i].options) for i in rows],
-            )
-            for i, row_probabilities in zip(rows, scored or (), strict=scored is not None):
-                probabilities[i] = row_probabilities
+        prefills = [prefill_to_answer(generation.text) for generation in generations] if confidence else []
+        rows = [row for row, prefill in enumerate(prefills) if prefill and prepared[row].options]
+        scored = self.backend.letters(
+            [prepared[row].item for row in rows],
+            [prefills[row] or "" for row in rows],
+            [len(prepared[row].options) for row in rows],
+        )
+        probabilities = dict(zip(rows, scored, strict=True)) if scored else {}
         return [
-            read_answer(generation, question.options, [picture.note for picture in question.pictures], known)
-            for question, generation, known in zip(prepared, generations, probabilities, strict=True)
+            read_answer(
+                generation, question.options, [picture.note for picture in question.pictures], probabilities.get(row)
+            )
+            for row, (question, generation) in enumerate(zip(prepared, generations, strict=True))
         ]
 
 
@@ -205,19 +202,18 @@ class Stream(Iterator[str]):
         answer: The complete answer; None until the stream ends.
     """
 
-    def __init__(self, model: MedVLM, prepared: Prepared, pieces: Pieces, *, confidence: bool) -> None:
+    def __init__(self, model: MedVLM, prepared: Prepared, settings: GenerationSettings, *, confidence: bool) -> None:
         self.pictures = prepared.pictures
         self.answer: Answer | None = None
-        self._model, self._prepared, self._pieces, self._confidence = model, prepared, pieces, confidence
+
+        def pieces() -> Generator[str, None, None]:
+            generation = yield from model.backend.stream(prepared.item, settings)
+            [self.answer] = model.read([prepared], [generation], confidence=confidence)
+
+        self._pieces = pieces()
 
     def __next__(self) -> str:
-        try:
-            return next(self._pieces)
-        except StopIteration:
-            if self.answer is None and self._pieces.generation is not None:
-                done = [self._pieces.generation]
-                [self.answer] = self._model.read([self._prepared], done, confidence=self._confidence)
-            raise
+        return next(self._pieces)
 
     def close(self) -> None:
         """Stop generation, if it is still running."""
@@ -237,13 +233,12 @@ def prepare(query: Question) -> Prepared:
         UserError, UsageError: See `MedVLM.ask`.
     """
     options = bare_options(query.options)
-    view = View(frame=query.frame, plane=query.plane, slice=query.slice, window=query.window)
-    given = query.image if isinstance(query.image, list | tuple) else [query.image]
-    pictures = tuple(load(image, view) for image in given if image is not None)
+    images = query.image if isinstance(query.image, list | tuple) else [query.image]
+    images = [image for image in images if image is not None]
     try:
         sample = Sample(
             id="ask",
-            images=tuple(f"images/{index}" for index in range(len(pictures))),
+            images=tuple(f"images/{index}" for index in range(len(images))),
             question=query.question,
             options=options,
             answer=options[0] if options else "unknown",
@@ -251,6 +246,8 @@ def prepare(query: Question) -> Prepared:
         )
     except ValueError as error:
         raise UsageError(f"This question cannot be asked: {error}.") from error
+    view = View(frame=query.frame, plane=query.plane, slice=query.slice, window=query.window)
+    pictures = tuple(load(image, view) for image in images)
     item = GenerationInput(prompt=messages(sample, query.template), images=[picture.image for picture in pictures])
     return Prepared(item=item, pictures=pictures, options=options)
 

@@ -81,45 +81,45 @@ class ModalityAudit:
     """The audit of one modality.
 
     Attributes:
-        items: Its questions with options.
-        n_open: Number of its open questions, which no baseline answers.
+        items: Its questions with options; at least one.
         credits: For each baseline, one credit per item.
         figures: The accuracy of each baseline.
         by_type: The accuracy of each baseline, for each question type.
         letters: For each letter, how often it is correct.
         order: Tests of the order of options.
         giveaways: All option texts, sorted by decreasing absolute value of `surprise`.
-        verdict: The verdict; None if all questions are open.
+        verdict: The verdict.
     """
 
     items: tuple[Sample, ...]
-    n_open: int
     credits: dict[str, list[float]]
     figures: dict[str, Figure]
     by_type: dict[str, dict[str, Figure]]
     letters: dict[str, int]
     order: list[OrderTest]
     giveaways: list[GiveawayOption]
-    verdict: Verdict | None
+    verdict: Verdict
 
     def solved(self, baseline: str) -> list[str]:
         """Ids of the items that a baseline solves: it chooses only the correct option, without a tie."""
-        return [
-            item.id for item, credit in zip(self.items, self.credits.get(baseline, ()), strict=False) if credit == 1
-        ]
+        credits = self.credits.get(baseline, [])
+        return [item.id for item, credit in zip(self.items, credits, strict=False) if credit == 1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataAudit:
-    """The audit of a data set. `modalities` has those of the paper's table first, then the others alphabetically."""
+    """The audit of a data set.
+
+    Attributes:
+        modalities: The modalities that have questions with options: those of the paper's table first, then the others
+            alphabetically.
+        n_open: Number of open questions, which no baseline answers.
+        prior_source: Questions on which the fitted option prior was estimated; None if that baseline was skipped.
+    """
 
     modalities: dict[str, ModalityAudit]
+    n_open: int
     prior_source: PriorSource | None = None
-
-    @property
-    def closed(self) -> dict[str, ModalityAudit]:
-        """The modalities that have questions with options."""
-        return {name: entry for name, entry in self.modalities.items() if entry.items}
 
     @property
     def baselines(self) -> list[str]:
@@ -132,16 +132,12 @@ class DataAudit:
         return sum(len(entry.items) for entry in self.modalities.values())
 
     @property
-    def n_open(self) -> int:
-        """Number of open questions."""
-        return sum(entry.n_open for entry in self.modalities.values())
-
-    @property
     def shared_images(self) -> dict[str, int]:
         """For each modality, the number of questions with an image whose path is also in the prior source."""
         images = self.prior_source.images if self.prior_source else frozenset()
         return {
-            name: sum(not images.isdisjoint(item.images) for item in entry.items) for name, entry in self.closed.items()
+            name: sum(not images.isdisjoint(item.images) for item in entry.items)
+            for name, entry in self.modalities.items()
         }
 
     @property
@@ -170,8 +166,8 @@ class DataAudit:
 
     def record(self) -> dict[str, Any]:
         """Convert the audit to JSON values; docs/reference/audit-data.md explains the keys."""
-        closed, source = self.closed, self.prior_source
-        plain = {m: asdict(replace(entry, items=())) for m, entry in closed.items()}
+        source = self.prior_source
+        plain = {m: asdict(replace(entry, items=())) for m, entry in self.modalities.items()}
         return {
             "n": self.n,
             "n_open": self.n_open,
@@ -192,11 +188,11 @@ class DataAudit:
             "letters": {m: entry["letters"] for m, entry in plain.items()},
             "order": {
                 m: [asdict(test) | {"n": test.n, "uneven": test.uneven} for test in entry.order]
-                for m, entry in closed.items()
+                for m, entry in self.modalities.items()
             },
             "telling": {m: entry["giveaways"][:GIVEAWAYS_SHOWN] for m, entry in plain.items()},
             "solved": {
-                name: {m: entry.solved(name) for m, entry in closed.items() if name in entry.figures}
+                name: {m: entry.solved(name) for m, entry in self.modalities.items() if name in entry.figures}
                 for name in self.baselines
             },
             "notes": self.notes,
@@ -218,31 +214,31 @@ def audit_data(samples: Sequence[Sample], prior_source: PriorSource | None = Non
     Raises:
         UserError: No question has options.
     """
-    names = order_modalities(sample.modality for sample in samples)
-    closed = {name: tuple(s for s in samples if s.modality == name and s.options) for name in names}
-    if not any(closed.values()):
+    closed = [sample for sample in samples if sample.options]
+    if not closed:
         raise UserError("no question has options, so there is nothing to guess; wanted at least one that has")
+    names = order_modalities(sample.modality for sample in closed)
+    groups = {name: tuple(sample for sample in closed if sample.modality == name) for name in names}
     modalities = {}
-    for (name, items), tests in zip(closed.items(), order_tests(list(closed.values())), strict=True):
+    for (name, items), tests in zip(groups.items(), order_tests(list(groups.values())), strict=True):
         # A prior counted on the audited items themselves would only repeat their answers.
         foreign = None if prior_source is None or prior_source.modality == name else prior_source.items
-        credits = blind_credits(items, foreign) if items else {}
+        credits = blind_credits(items, foreign)
         figures = _figures(credits, items)
         uneven = any(test.uneven for test in tests)
         fit = prior_source.name if prior_source else None
         types = sorted({item.question_type for item in items} - {""})
         modalities[name] = ModalityAudit(
             items=items,
-            n_open=sum(s.modality == name and not s.options for s in samples),
             credits=credits,
             figures=figures,
             by_type={kind: _figures(credits, items, kind) for kind in types},
             letters=letters_right(items),
             order=tests,
             giveaways=giveaway_options(items),
-            verdict=judge(name, figures, fit, letters_uneven=uneven) if items else None,
+            verdict=judge(name, figures, fit, letters_uneven=uneven),
         )
-    return DataAudit(modalities=modalities, prior_source=prior_source)
+    return DataAudit(modalities=modalities, n_open=len(samples) - len(closed), prior_source=prior_source)
 
 
 def _figures(credits: Mapping[str, list[float]], items: Sequence[Sample], kind: str | None = None) -> dict[str, Figure]:

@@ -11,6 +11,7 @@ from medvlm_r1.data.folder import copy_images, read_info, write_folder
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError, UserError
+from medvlm_r1.evaluation.score import order_modalities
 
 REMOVABLE = tuple(name for name in BASELINES if name != CHANCE)
 
@@ -87,8 +88,9 @@ def write_clean(
             f"{source}: the blind baselines ({', '.join(chosen)}) solve all {len(samples)} questions; nothing remains "
             f"and {out} was not written. Leave out those of fewer baselines with --clean-of"
         )
-    names = sorted({name for sample in rest for name in sample.images})
-    absent = copy_images(source, [(name, out) for name in names], progress)
+    names = order_modalities(sample.modality for sample in samples)
+    images = sorted({image for sample in rest for image in sample.images})
+    absent = copy_images(source, [(image, out) for image in images], progress)
     rest = [replace(sample, missing=sample.unnamed_image or not absent.isdisjoint(sample.images)) for sample in rest]
     info = {key: value for key, value in read_info(source).items() if key != "counts"}
     info["clean"] = {"of": source.resolve().name, "without_solved_by": list(chosen), "removed": len(solved)}
@@ -96,8 +98,8 @@ def write_clean(
     return CleanSet(
         folder=out,
         baselines=chosen,
-        kept={name: sum(s.modality == name for s in rest) for name in audit.modalities},
-        removed={name: sum(s.modality == name for s in samples if s.id in solved) for name in audit.modalities},
+        kept={name: sum(s.modality == name for s in rest) for name in names},
+        removed={name: sum(s.modality == name for s in samples if s.id in solved) for name in names},
         missing=sum(sample.missing for sample in rest),
         audit=audit_data(rest, audit.prior_source) if any(sample.options for sample in rest) else None,
     )

@@ -17,10 +17,9 @@ from medvlm_r1.audit.measures import (
     NO_VERDICT,
     accuracy,
     ids,
-    in_order,
+    no_verdict,
     share,
     too_few,
-    too_unparsed,
     unparsed,
     unparsed_note,
 )
@@ -67,7 +66,6 @@ class ConfidenceProbe(Probe):
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
         """Compute the measures of both confidences, and the verdict on the one with the higher AUROC."""
-        items = in_order(items)
         answered = [item for item in items if item.real.option is not None]
         measures: dict[str, Measure] = {}
         measures["unparsed"], empty = unparsed(items, (REAL,))
@@ -111,7 +109,7 @@ def confidence(item: AuditedItem, kind: str) -> float | None:
         answer = item.answers.get(STATED)
         if answer is None or answer.probabilities is None or item.real.option is None:
             return None
-        return answer.probabilities[item.sample.options.index(item.real.option)]
+        return answer.probabilities[_index(item, item.real.option)]
     votes = [item.answers[f"{VOTE}-{i}"] for i in range(VOTES) if f"{VOTE}-{i}" in item.answers]
     # An unparsed vote counts as disagreement.
     return sum(vote.option == item.real.option for vote in votes) / len(votes) if votes else None
@@ -160,31 +158,33 @@ def _temperature(items: Sequence[AuditedItem]) -> tuple[dict[str, Measure], dict
     halves = calibration.halves([item.cluster for item in items], seed=0)
     if not any(halves) or len(items) < FEWEST:
         return {}, {}
-    rows = [
-        (item, item.answers[STATED].probabilities or (), item.sample.options.index(item.sample.answer))
-        for item in items
-    ]
-    fit, rest = ([row for row, fitted in zip(rows, halves, strict=True) if fitted == half] for half in (True, False))
-    temperature = calibration.fit_temperature([row for _, row, _ in fit], [truth for *_, truth in fit])
+    fit, rest = ([item for item, fitted in zip(items, halves, strict=True) if fitted == half] for half in (True, False))
+    temperature = calibration.fit_temperature(*_probabilities(fit))
     about = "of the letter probabilities, fitted on half of the subjects"
     measures = {"temperature": Measure(value=temperature, n=len(fit), unit="", about=about)}
-    right = [item.correct() for item, *_ in rest]
-    before: Sequence[Sequence[float]] = [row for _, row, _ in rest]
-    after = calibration.temperature_scale(before, temperature)
-    for when, probabilities in (("before", before), ("after", after)):
-        chosen = [
-            row[item.sample.options.index(item.real.option or "")]
-            for row, (item, *_) in zip(probabilities, rest, strict=True)
-        ]
+    right, answered = [item.correct() for item in rest], [_index(item, item.real.option) for item in rest]
+    before, truth = _probabilities(rest)
+    for when, rows in (("before", before), ("after", calibration.temperature_scale(before, temperature))):
+        chosen = [row[index] for row, index in zip(rows, answered, strict=True)]
         values = {
             "ece": calibration.ece(chosen, right),
             "brier": calibration.brier(chosen, right),
-            "nll": calibration.nll(probabilities, [truth for *_, truth in rest]),
+            "nll": calibration.nll(rows, truth),
         }
         for name, value in values.items():
             about = f"{name} {when} temperature scaling, on the other half"
             measures[f"{name}_{when}_scaling"] = Measure(value=value, n=len(rest), unit="", about=about)
     return measures, {"fitted_on": len(fit), "told_on": len(rest), "temperature": temperature}
+
+
+def _probabilities(items: Sequence[AuditedItem]) -> tuple[Sequence[Sequence[float]], list[int]]:
+    """For each item, the letter probabilities and the index of the correct option."""
+    rows = [item.answers[STATED].probabilities or () for item in items]
+    return rows, [_index(item, item.sample.answer) for item in items]
+
+
+def _index(item: AuditedItem, option: str | None) -> int:
+    return item.sample.options.index(option or "")
 
 
 def _judge(measures: Mapping[str, Measure]) -> Judged:
@@ -195,10 +195,8 @@ def _judge(measures: Mapping[str, Measure]) -> Judged:
     best = max(kinds, key=lambda kind: measures[f"{kind}_auroc"].value if f"{kind}_auroc" in measures else -1.0)
     correct, sure = measures[f"{best}_accuracy"], measures[f"{best}_confidently_wrong"]
     right, wrong = correct.count, correct.n - correct.count
-    if no_verdict := too_unparsed(empty, "no verdict on deferring"):
-        return no_verdict
-    if correct.n < FEWEST:
-        return too_few(f"{correct.n} answers with a confidence")
+    if unclear := no_verdict(empty, "no verdict on deferring", correct.n, "answers with a confidence"):
+        return unclear
     summary = (
         f"{sure.value:.0%} of {sure.n} answers are wrong at a confidence of {SURE:.0%} or more.{unparsed_note(empty)}"
     )

@@ -10,17 +10,15 @@ import numpy as np
 from PIL import Image
 
 from medvlm_r1.audit.measures import (
-    FEWEST,
     MOST_UNPARSED,
     NO_VERDICT,
+    UNMEASURED,
     accuracy,
     difference,
     ids,
-    in_order,
+    no_verdict,
     ratio,
     share,
-    too_few,
-    too_unparsed,
     unparsed,
     unparsed_note,
 )
@@ -89,7 +87,7 @@ class ImageProbe(Probe):
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
         """Compute the measures and the verdict "looks". Items without an image are excluded and counted."""
-        usable = in_order([item for item in items if BLANK in item.answers])
+        usable = [item for item in items if BLANK in item.answers]
         if not usable:
             return self.result(("not run", "No item has an image to take away."))
         measures = {f"accuracy_{name}": accuracy(usable, f"correct {_WITH[name]}", name) for name in (REAL, *BLIND)}
@@ -156,11 +154,11 @@ def _changed(items: Sequence[AuditedItem], names: Sequence[str], about: str) -> 
 
 def _judge(measures: Mapping[str, Measure], unparsed_of: Mapping[str, float]) -> Judged:
     """Verdict and sentence. `unparsed_of` has the share of unparsed answers for each variant."""
-    sensitivity, empty, reliance = measures["image_sensitivity"], measures["unparsed"], measures.get("visual_reliance")
-    if no_verdict := too_unparsed(empty, "no verdict on image use"):
-        return no_verdict
-    if reliance is None or reliance.n < FEWEST:
-        return too_few(f"{reliance.n if reliance else 0} items with an image of another item to compare with")
+    sensitivity, empty = measures["image_sensitivity"], measures["unparsed"]
+    reliance = measures.get("visual_reliance", UNMEASURED)
+    compared = "items with an image of another item to compare with"
+    if unclear := no_verdict(empty, "no verdict on image use", reliance.n, compared):
+        return unclear
     worst = max(unparsed_of, key=lambda name: unparsed_of[name])
     if unparsed_of[worst] > MOST_UNPARSED:
         share_lost = f"{unparsed_of[worst]:.0%} of the answers {_WITH[worst]}"

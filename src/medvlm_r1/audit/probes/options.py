@@ -10,19 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from medvlm_r1.audit.measures import (
-    FEWEST,
-    NO_VERDICT,
-    accuracy,
-    ids,
-    in_order,
-    share,
-    share_of,
-    too_few,
-    too_unparsed,
-    unparsed,
-    unparsed_note,
-)
+from medvlm_r1.audit.measures import NO_VERDICT, accuracy, ids, no_verdict, share, share_of, unparsed, unparsed_note
 from medvlm_r1.audit.probe import Judged, Measure, Probe, ProbeInput, ProbeResult
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant
 from medvlm_r1.data.sample import LETTERS
@@ -82,7 +70,7 @@ class OptionsProbe(Probe):
 
         Items with a missing answer for at least one order are excluded and counted.
         """
-        whole = in_order([item for item in items if len(item.sample.options) > 1 and _names(item) <= set(item.answers)])
+        whole = [item for item in items if len(item.sample.options) > 1 and _names(item) <= set(item.answers)]
         if not whole:
             return self.result(("not run", "No item has an answer for every order."))
         flips = {item.sample.id: _flips(item) for item in whole}
@@ -153,10 +141,9 @@ def _flips(item: AuditedItem) -> list[bool]:
 
 def _judge(measures: Mapping[str, Measure]) -> Judged:
     flips, circular, bias = measures["flip_rate"], measures["circular_accuracy"], measures["letter_bias"].value
-    if no_verdict := too_unparsed(measures["unparsed"], "no verdict on the order"):
-        return no_verdict
-    if circular.n < FEWEST:
-        return too_few(f"{circular.n} items with an answer for every order")
+    counted = "items with an answer for every order"
+    if unclear := no_verdict(measures["unparsed"], "no verdict on the order", circular.n, counted):
+        return unclear
     low, high = flips.ends
     beyond = measures["letter_bias_p"].value < SIGNIFICANT
     summary = (

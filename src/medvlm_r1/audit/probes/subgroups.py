@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from medvlm_r1.audit.measures import FEWEST, accuracy, ids, in_order, too_few, unparsed
+from medvlm_r1.audit.measures import FEWEST, accuracy, ids, too_few, unparsed
 from medvlm_r1.audit.probe import Judged, Level, Measure, Probe, ProbeResult
 from medvlm_r1.audit.variant import REAL, AuditedItem
 from medvlm_r1.evaluation.statistics import CONFIDENCE, clustered_se, clustered_wilson
@@ -34,7 +34,6 @@ class SubgroupsProbe(Probe):
         A subgroup is compared if it has at least `FEWEST` items and there are at least `FEWEST` other items. If there
         is no such subgroup, the verdict is "not run".
         """
-        items = in_order(items)
         clusters = [item.cluster for item in items]
         measures = {
             "accuracy": accuracy(items, "correct with the question as it is"),

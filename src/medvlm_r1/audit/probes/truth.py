@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from medvlm_r1.audit.claims import ATTRIBUTES, Claim, claims_finding, holds, question_attribute, read_claims, scene_of
-from medvlm_r1.audit.measures import FEWEST, ids, in_order, share, too_few
+from medvlm_r1.audit.measures import FEWEST, ids, share, too_few
 from medvlm_r1.audit.probe import Judged, Measure, Probe, ProbeResult
 from medvlm_r1.audit.variant import AuditedItem
 from medvlm_r1.phantom.findings import NONE
@@ -53,7 +53,7 @@ class TruthProbe(Probe):
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
         """Compute the shares of true claims, and how often true or false claims come with correct or wrong answers."""
-        read = [reasoning for item in in_order(items) if (reasoning := _read(item)) is not None]
+        read = [reasoning for item in items if (reasoning := _read(item)) is not None]
         if not read:
             return self.result(
                 ("not run", "The data have no record of what the images show: the truth of claims is unknown.")
@@ -67,38 +67,31 @@ class TruthProbe(Probe):
         present = [r for r in claiming if r.scene.finding != NONE]
         absent = [r for r in claiming if r.scene.finding == NONE]
         claimed = [r for r in present if r.claimed is not None]
-        shares: dict[str, tuple[list[_Reasoning], Callable[[_Reasoning], bool], str]] = {
-            "claiming": (read, lambda r: r.decidable, "reasonings with a claim to check"),
-            "right_for_wrong_reason": (
-                right,
-                lambda r: r.has_false,
-                "correct answers whose reasoning has a false claim",
-            ),
-            "right_against_reason": (
-                right,
-                lambda r: False in _truths(r, question_attribute(r.item.sample, r.scene) or ""),
-                "correct answers whose reasoning is wrong on the questioned attribute",
-            ),
-            "wrong_for_right_reason": (wrong, lambda r: not r.has_false, "wrong answers whose claims are all true"),
-            "sensitivity": (claimed, lambda r: bool(r.claimed), "a finding is claimed, among images with one"),
-            "specificity": (
-                [r for r in absent if r.claimed is not None],
-                lambda r: not r.claimed,
-                "no finding is claimed, among images without one",
-            ),
-        }
+
+        def of(group: Sequence[_Reasoning], test: Callable[[_Reasoning], bool], about: str) -> Measure:
+            return share([(test(r), r.item.cluster) for r in group], about)
 
         def true(about: str, attribute: str | None = None) -> Measure:
             return share([(truth, r.item.cluster) for r in claiming for truth in _truths(r, attribute)], about)
 
+        def against(r: _Reasoning) -> bool:
+            return False in _truths(r, question_attribute(r.item.sample, r.scene) or "")
+
         unseen = [(truth is None, r.item.cluster) for r in read for truth in r.claims.values()]
+        without = "no finding is claimed, among images without one"
         measures = {
             "true": true("claims that are true of the image"),
             **{f"true_{name}": true(f"claims on the {name} that are true", name) for name in ATTRIBUTES},
-            **{
-                name: share([(test(r), r.item.cluster) for r in group], about)
-                for name, (group, test, about) in shares.items()
-            },
+            "claiming": of(read, lambda r: r.decidable, "reasonings with a claim to check"),
+            "right_for_wrong_reason": of(
+                right, lambda r: r.has_false, "correct answers whose reasoning has a false claim"
+            ),
+            "right_against_reason": of(
+                right, against, "correct answers whose reasoning is wrong on the questioned attribute"
+            ),
+            "wrong_for_right_reason": of(wrong, lambda r: not r.has_false, "wrong answers whose claims are all true"),
+            "sensitivity": of(claimed, lambda r: bool(r.claimed), "a finding is claimed, among images with one"),
+            "specificity": of([r for r in absent if r.claimed is not None], lambda r: not r.claimed, without),
             "cannot_be_seen": share(unseen, "claims that the image cannot decide"),
         }
         examples = {

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 
 from medvlm_r1.data.readers.fields import bare_options
-from medvlm_r1.data.sample import LETTERS, question_faults
-from medvlm_r1.errors import UsageError, UserError
+from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.errors import UsageError
 from medvlm_r1.prompts.parser import live_parts
 from medvlm_r1.report.album import picture_uri
 from medvlm_r1.report.case import Case, CaseReply, shares
@@ -17,20 +17,11 @@ from medvlm_r1.serving.medvlm import MedVLM
 from medvlm_r1.serving.page.image import Choice, Source
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """One question of a session with its answer.
+    """One question of a session, as sent to the model, and the case to display."""
 
-    Attributes:
-        source: The opened file.
-        question: The question as sent to the model.
-        answer: The model's answer.
-        case: The case to display.
-    """
-
-    source: Source
     question: Question
-    answer: Answer
     case: Case
 
 
@@ -39,40 +30,27 @@ def shown_name(model: str) -> str:
     return "/".join(PurePath(model).parts[-2:]) if model.startswith(("/", ".", "~")) else model
 
 
-def read_options(text: str) -> tuple[str, ...]:
-    """Parse options, one per line; leading letters ("A) brain") are removed if every option begins with its own letter.
-
-    Raises:
-        UsageError: The options violate a rule of `question_faults`: a single one, more than ten, or a repeated one.
-    """
-    options = bare_options([" ".join(line.split()) for line in text.splitlines() if line.strip()])
-    faults = question_faults("?", options)
-    if faults:
-        raise UsageError(f"These options cannot be used: {'; '.join(faults)}. Give two to ten, one per line.")
-    return options
-
-
 def make_question(source: Source | None, choice: Choice, question: str, options: str) -> Question:
-    """Build the question from the page's fields.
+    """Build the question from the page's fields; `options` has one option per line.
 
     Raises:
-        UsageError: There is no image or no question, or the options are invalid. The message explains what to do.
+        UsageError: There is no image or no question. The message explains what to do.
     """
     if source is None:
         raise UsageError("No image yet. Drop a file, or choose an example.")
     if not question.strip():
         raise UsageError("No question yet. Type one, then ask again.")
-    view = asdict(choice.view(source))
-    return Question(image=source.file, question=question.strip(), options=read_options(options), **view)
+    texts = bare_options([" ".join(line.split()) for line in options.splitlines() if line.strip()])
+    return Question(image=source.file, question=question.strip(), options=texts, **asdict(choice.view(source)))
 
 
-def ask(model: MedVLM, source: Source, question: Question) -> Iterator[Case | Entry]:
+def ask(model: MedVLM, question: Question) -> Iterator[Case | Entry]:
     """Ask a question: yield a partial case for each new piece of text, then the complete entry.
 
     Closing the iterator stops the generation.
 
     Raises:
-        UserError: See `MedVLM.stream`. Also raised if the model stops before its answer is complete.
+        UserError: See `MedVLM.stream`.
     """
     with model.stream(question) as stream:
         [picture] = stream.pictures
@@ -89,11 +67,8 @@ def ask(model: MedVLM, source: Source, question: Question) -> Iterator[Case | En
         for piece in stream:
             text += piece
             yield replace(case, reply=_live_reply(text, question.options))
-        answer = stream.answer
-    if answer is None:
-        raise UserError("The model stopped before its answer was complete. Ask again.")
-    finished = replace(case, reply=case_reply(answer, question.options), live=False)
-    yield Entry(source=source, question=question, answer=answer, case=finished)
+    assert stream.answer is not None
+    yield Entry(question, replace(case, reply=case_reply(stream.answer, question.options), live=False))
 
 
 def case_reply(answer: Answer, options: Sequence[str]) -> CaseReply:

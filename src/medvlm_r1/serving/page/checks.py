@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from PIL import ImageOps
 from PIL.Image import Image
@@ -20,16 +19,60 @@ from medvlm_r1.serving.answer import Question
 from medvlm_r1.serving.medvlm import MedVLM, prepare
 from medvlm_r1.serving.page.case import Entry, case_reply
 
-Check = Literal["blank", "mirrored", "shifted", "no reasoning"]
-TITLES: dict[Check, str] = {
-    "blank": "Blank image",
-    "mirrored": "Mirrored image",
-    "shifted": "Shifted options",
-    "no reasoning": "No reasoning",
-}
-_SKIPPED: dict[Check, str] = {
-    "shifted": "An open question has no options to shift.",
-    "no reasoning": "An open question is not asked without reasoning: it has no letters.",
+Verdict = tuple[str, Tone]
+"""The result of a check: one sentence and its color. `{}` stands for the changed answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One consistency check.
+
+    Attributes:
+        title: Name of the check.
+        how: Description of the change.
+        same: Verdict if the answer stays the same.
+        other: Verdict if the answer changes.
+        change: Changes the image; None for a check of the same image.
+        skipped: Why the check does not apply to an open question; "" if it does.
+    """
+
+    title: str
+    how: str
+    same: Verdict
+    other: Verdict
+    change: Callable[[Image], Image] | None = None
+    skipped: str = ""
+
+
+CHECKS = {
+    "blank": Check(
+        "Blank image",
+        "The same question with a blank gray image.",
+        ("The answer does not change without the image.", "fail"),
+        ("The answer depends on the image: without it, it is {}.", "pass"),
+        blank_like,
+    ),
+    "mirrored": Check(
+        "Mirrored image",
+        "The same question with left and right exchanged in the image.",
+        ("The answer is the same in the mirrored image.", "pass"),
+        ("The answer changes in the mirrored image, to {}.", "warn"),
+        ImageOps.mirror,
+    ),
+    "shifted": Check(
+        "Shifted options",
+        "The first option moved to the end, so that each option has another letter.",
+        ("The same option is chosen under another letter.", "pass"),
+        ("With shifted options the answer is {}.", "fail"),
+        skipped="An open question has no options to shift.",
+    ),
+    "no reasoning": Check(
+        "No reasoning",
+        "Empty reasoning (assistant prefill), then the most probable letter.",
+        ("The answer is the same without reasoning: the reasoning did not decide it.", "plain"),
+        ("Without reasoning the answer is {}: the reasoning decided it.", "warn"),
+        skipped="An open question is not asked without reasoning: it has no letters.",
+    ),
 }
 NO_REASONING = "<think></think><answer>"
 """Assistant prefill with empty reasoning and an open answer tag."""
@@ -45,121 +88,80 @@ def run_checks(model: MedVLM, entry: Entry) -> Iterator[Entry]:
         UserError: See `MedVLM.ask`.
     """
     image = prepare(entry.question).pictures[0].image
+    question = replace(entry.question, image=image, frame=None, plane=None, slice=None, window=None)
     checks: tuple[CaseCheck, ...] = ()
-    for check in TITLES:
-        checks = (*checks, _run(model, entry, check, image))
+    for name in CHECKS:
+        checks = (*checks, _run(model, question, entry.case.reply, name))
         yield replace(entry, case=replace(entry.case, checks=checks))
 
 
-def _run(model: MedVLM, entry: Entry, check: Check, image: Image) -> CaseCheck:
-    options = tuple(entry.question.options)
-    if not options and check in _SKIPPED:
-        return CaseCheck(
-            title=TITLES[check], how="Skipped.", image=None, reply=None, verdict=_SKIPPED[check], tone="plain"
-        )
-    question = replace(entry.question, image=image, frame=None, plane=None, slice=None, window=None)
-    changed: Image | None = None
-    match check:
-        case "blank":
-            changed, how = blank_like(image), "The same question with a blank gray image."
-        case "mirrored":
-            changed, how = ImageOps.mirror(image), "The same question with left and right exchanged in the image."
-        case "shifted":
-            options = shifted(options, 1)
-            how = "The first option moved to the end, so that each option has another letter."
-    if check == "no reasoning":
-        reply, how = _without_reasoning(model, question)
+def _run(model: MedVLM, question: Question, original: CaseReply, name: str) -> CaseCheck:
+    check, options = CHECKS[name], tuple(question.options)
+    if check.skipped and not options:
+        return CaseCheck(title=check.title, how="Skipped.", image=None, reply=None, verdict=check.skipped, tone="plain")
+    how, image = check.how, None
+    if name == "no reasoning":
+        scored = model.backend.letters([prepare(question).item], [NO_REASONING], [len(options)])
+        if scored is not None:
+            reply = _most_probable(options, scored[0])
+        else:
+            how = "The prompt asks for the letter alone, because this model gives no letter probabilities."
+            [answer] = model.ask_batch([replace(question, template="answer-only")])
+            reply = case_reply(answer, options)
+            reply = CaseReply(letter=reply.letter, text=reply.text, raw=None if reply.text else answer.text)
     else:
-        [answer] = model.ask_batch([replace(question, image=changed or image, options=options)])
-        reply = case_reply(answer, options)
-    verdict = judge(
-        check, entry.case.reply, reply, question=entry.question.question, options=tuple(entry.question.options)
-    )
-    return CaseCheck(
-        title=TITLES[check],
-        how=how,
-        image=None if changed is None else picture_uri(changed, _IMAGE_SIDE),
-        reply=reply,
-        verdict=verdict.sentence,
-        tone=verdict.tone,
-    )
+        changed = replace(question, options=shifted(options, 1) if name == "shifted" else options)
+        if check.change is not None:
+            image = check.change(question.image)
+            changed = replace(changed, image=image)
+        [answer] = model.ask_batch([changed])
+        reply = case_reply(answer, changed.options)
+    sentence, tone = judge(name, original, reply, question=question.question, options=options)
+    uri = None if image is None else picture_uri(image, _IMAGE_SIDE)
+    return CaseCheck(title=check.title, how=how, image=uri, reply=reply, verdict=sentence, tone=tone)
 
 
-def _without_reasoning(model: MedVLM, question: Question) -> tuple[CaseReply, str]:
-    """Score the letters after empty reasoning. If there are no probabilities, use the `answer-only` template."""
-    options = tuple(question.options)
-    scored = model.backend.letters([prepare(question).item], [NO_REASONING], [len(options)])
-    if scored is None:
-        [answer] = model.ask_batch([replace(question, template="answer-only")])
-        reply = case_reply(answer, options)
-        how = "The prompt asks for the letter alone, because this model gives no letter probabilities."
-        return CaseReply(letter=reply.letter, text=reply.text, raw=None if reply.text else answer.text), how
-    probabilities = dict(zip(options, scored[0], strict=True))
+def _most_probable(options: Sequence[str], scored: Sequence[float]) -> CaseReply:
+    probabilities = dict(zip(options, scored, strict=True))
     option = max(options, key=probabilities.__getitem__)
     letter = LETTERS[options.index(option)]
-    reply = CaseReply(letter=letter, text=option, shares=shares(options, letter, probabilities))
-    return reply, "Empty reasoning (assistant prefill), then the most probable letter."
-
-
-class Verdict(NamedTuple):
-    """The result of a check: one sentence and its color."""
-
-    sentence: str
-    tone: Tone
+    return CaseReply(letter=letter, text=option, shares=shares(options, letter, probabilities))
 
 
 def judge(
-    check: Check, original: CaseReply, changed: CaseReply, *, question: str = "", options: Sequence[str] = ()
+    name: str, original: CaseReply, changed: CaseReply, *, question: str = "", options: Sequence[str] = ()
 ) -> Verdict:
     """Compare the changed answer with the original.
 
     Two answers are the same if their texts are equal, ignoring the letter, case, spaces and a final full stop.
 
     Args:
-        check: The check.
+        name: Name of the check in `CHECKS`.
         original: The original answer.
         changed: The answer after the change.
         question: The question. If it asks about a side, mirroring the image should change the answer.
         options: The original options.
     """
     if original.text is None:
-        return Verdict("There was no answer in the required format to compare with.", "plain")
+        return "There was no answer in the required format to compare with.", "plain"
     if changed.text is None:
-        return Verdict("Asked this way, the model gives no answer in the required format.", "plain")
+        return "Asked this way, the model gives no answer in the required format.", "plain"
     same = folded(original.text) == folded(changed.text)
-    quoted = _quoted(changed)
-    if check == "mirrored" and _sides(original.text):
+    if name == "mirrored" and _sides(original.text):
         mirrored = _SIDE.sub(lambda match: "right" if match[0].lower() == "left" else "left", original.text)
         if folded(mirrored) == folded(changed.text):
-            return Verdict("The named side changes with the image, as it should.", "pass")
-        sides_offered = {side for option in options for side in _sides(option)}
+            return "The named side changes with the image, as it should.", "pass"
+        sides_offered = _sides("\n".join(options))
         if same and (sides_offered == {"left", "right"} or re.search(r"\bside\b", question, re.IGNORECASE)):
-            return Verdict("The named side does not change when left and right are exchanged.", "fail")
-    if check == "shifted" and not same and original.letter == changed.letter:
-        return Verdict(
+            return "The named side does not change when left and right are exchanged.", "fail"
+    if name == "shifted" and not same and original.letter == changed.letter:
+        return (
             f"The letter {original.letter} stays, now for another option: the answer follows the position, not the "
             "text.",
             "fail",
         )
-    verdicts: dict[Check, tuple[Verdict, Verdict]] = {
-        "blank": (
-            Verdict("The answer does not change without the image.", "fail"),
-            Verdict(f"The answer depends on the image: without it, it is {quoted}.", "pass"),
-        ),
-        "mirrored": (
-            Verdict("The answer is the same in the mirrored image.", "pass"),
-            Verdict(f"The answer changes in the mirrored image, to {quoted}.", "warn"),
-        ),
-        "shifted": (
-            Verdict("The same option is chosen under another letter.", "pass"),
-            Verdict(f"With shifted options the answer is {quoted}.", "fail"),
-        ),
-        "no reasoning": (
-            Verdict("The answer is the same without reasoning: the reasoning did not decide it.", "plain"),
-            Verdict(f"Without reasoning the answer is {quoted}: the reasoning decided it.", "warn"),
-        ),
-    }
-    return verdicts[check][0 if same else 1]
+    sentence, tone = CHECKS[name].same if same else CHECKS[name].other
+    return sentence.format(_quoted(changed)), tone
 
 
 def _sides(text: str) -> set[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from medvlm_r1.report.album import picture_uri
 from medvlm_r1.report.case import render_answer, render_case, render_checks
 from medvlm_r1.serving.medvlm import MedVLM
 from medvlm_r1.serving.page.case import Entry, ask, make_question
-from medvlm_r1.serving.page.checks import TITLES, run_checks
-from medvlm_r1.serving.page.examples import EXAMPLES
+from medvlm_r1.serving.page.checks import CHECKS, run_checks
+from medvlm_r1.serving.page.examples import EXAMPLES, Example
 from medvlm_r1.serving.page.gate import is_upload
 from medvlm_r1.serving.page.image import AUTOMATIC, ONLY_AUTOMATIC, OWN, Choice, Source, open_source
 from medvlm_r1.serving.page.layout import Layout, page_file
@@ -39,39 +39,27 @@ _MAX_BYTES = 2**29
 _log = logging.getLogger(__name__)
 
 
-def guarded(handler: Callable[..., Any], box: Any, also: Updates | None = None) -> Callable[..., Any]:
+def guarded(handler: Callable[..., Iterator[Updates]], box: Any, also: Updates | None = None) -> Callable[..., Any]:
     """Wrap an event handler so that it shows errors instead of raising them.
 
     Args:
-        handler: Returns or yields component updates.
+        handler: Generator function of component updates.
         box: The component that shows the message.
         also: Additional updates to make on an error.
-
-    Returns:
-        A function, or a generator function if `handler` is one.
     """
 
-    def report(error: Exception) -> Updates:
-        text = str(error)
-        if not isinstance(error, UserError):
-            # Log only the type: the text may quote the question or the file name.
-            _log.error("Internal error on the reader page (%s).", type(error).__name__)
-            text = f"Internal error ({type(error).__name__}). Try again, or reload the page."
-        return {box: _message(text), **(also or {})}
-
-    def stream(*values: Any) -> Iterator[Updates]:
+    def run(*values: Any) -> Iterator[Updates]:
         try:
             yield from handler(*values)
         except Exception as error:
-            yield report(error)
+            text = str(error)
+            if not isinstance(error, UserError):
+                # Log only the type: the text may quote the question or the file name.
+                _log.error("Internal error on the reader page (%s).", type(error).__name__)
+                text = f"Internal error ({type(error).__name__}). Try again, or reload the page."
+            yield {box: _message(text), **(also or {})}
 
-    def once(*values: Any) -> Updates:
-        try:
-            return handler(*values)  # type: ignore[no-any-return]
-        except Exception as error:
-            return report(error)
-
-    return stream if inspect.isgeneratorfunction(handler) else once
+    return run
 
 
 def _message(text: str) -> Markup:
@@ -81,38 +69,35 @@ def _message(text: str) -> Markup:
 
 def wire_image(page: Layout) -> None:
     """Connect event handlers to the components around the image: upload, examples and view controls."""
-    changed = [page.picture, *page.controls, page.message]
-    opened = [page.source, page.drop, page.view, page.question, page.options, *changed]
+    viewed = [page.picture, *page.controls, page.message]
+    opened = [page.source, page.drop, page.view, page.question, page.options, *viewed]
 
-    def upload(given: dict[str, Any] | None) -> Updates:
+    def upload(given: dict[str, Any] | None) -> Iterator[Updates]:
         file = Path(str((given or {}).get("path")))
         name = str((given or {}).get("orig_name") or file.name)
-        return {page.drop: None, **_opened(page, *open_source(_take_upload(file), name))}
+        yield {page.drop: None, **_opened(page, *open_source(_take_upload(file), name))}
 
-    def example(index: int) -> Updates:
-        loaded = EXAMPLES[index].load()
-        fields = {page.question: loaded.question, page.options: "\n".join(loaded.options)}
-        return {**fields, **_opened(page, *open_source(loaded.data, loaded.name))}
+    def example(load: Callable[[], Example]) -> Iterator[Updates]:
+        data, name, question, options = load()
+        yield {page.question: question, page.options: "\n".join(options), **_opened(page, *open_source(data, name))}
 
-    def view(source: Source | None, *values: Any) -> Updates:
-        return {} if source is None else _viewed(page, source, Choice(*values))
+    def view(source: Source | None, *values: Any) -> Iterator[Updates]:
+        if source is not None:
+            yield _viewed(page, source, Choice(*values))
 
-    def own_window(source: Source | None, *values: Any) -> Updates:
-        choice = Choice(*values)._replace(window=OWN)
-        updates = view(source, *choice)
-        # Do not reset the sliders while the reader moves them.
-        fixed = {part: update for part, update in updates.items() if part in (page.picture, page.message)}
-        return {**fixed, page.window: OWN}
+    def own_window(source: Source | None, *values: Any) -> Iterator[Updates]:
+        for updates in view(source, *Choice(*values)._replace(window=OWN)):
+            # Do not reset the sliders while the reader moves them.
+            yield {page.picture: updates[page.picture], page.message: updates[page.message], page.window: OWN}
 
     # gradio's preprocessing would leave an empty file behind for each upload.
-    page.drop.upload(
-        guarded(upload, page.message, also={page.drop: None}), [page.drop], opened, preprocess=False, **_QUIET
-    )
-    for index, button in enumerate(page.examples):
-        button.click(guarded(partial(example, index), page.message), [], opened, **_QUIET)
+    failed = {page.drop: None}
+    page.drop.upload(guarded(upload, page.message, failed), [page.drop], opened, preprocess=False, **_QUIET)
+    for button, load in zip(page.examples, EXAMPLES.values(), strict=True):
+        button.click(guarded(partial(example, load), page.message), [], opened, **_QUIET)
     for control in page.controls:
         handler = guarded(own_window if control in (page.center, page.width) else view, page.message)
-        control.input(handler, [page.source, *page.controls], changed, trigger_mode="always_last", **_QUIET)
+        control.input(handler, [page.source, *page.controls], viewed, trigger_mode="always_last", **_QUIET)
 
 
 def _take_upload(file: Path) -> bytes:
@@ -186,9 +171,10 @@ def _window_sliders(page: Layout, source: Source, window: Window | None) -> Upda
     """Return the updates of the window sliders. Their ranges include all image values and the current window."""
     if not source.own_window or window is None or window.centre is None or window.width is None:
         return {page.center: gr.update(visible=False), page.width: gr.update(visible=False)}
-    span = source.high - source.low
+    low, high = source.values
+    span = high - low
     unit = "" if window.unit == "value" else f" ({window.unit})"
-    ends = (min(source.low, window.centre), max(source.high, window.centre)), (1, max(2 * span, window.width))
+    ends = (min(low, window.centre), max(high, window.centre)), (1, max(2 * span, window.width))
     return {
         slider: gr.update(
             visible=True,
@@ -207,18 +193,20 @@ def _window_sliders(page: Layout, source: Source, window: Window | None) -> Upda
 
 def wire_answer(page: Layout, medvlm: MedVLM) -> None:
     """Connect event handlers to the components around the question and the answer: ask, check, history and save."""
-    outputs = [page.answer, page.checks, page.message, page.ask, page.stop, page.check, page.export]
-    session = [page.history, page.past, page.current]
+    buttons = [page.ask, page.stop, page.check, page.export]
+    outputs = [page.answer, page.checks, page.message, *buttons, page.history, page.past, page.current]
 
     def on_ask(source: Source | None, *values: Any) -> Iterator[Updates]:
         *view, question, options, past = values
         query = make_question(source, Choice(*view), question, options)
-        assert source is not None
+        steps = ask(medvlm, query)
+        # The first step refuses an invalid question, before the page is changed.
+        first = next(steps)
         # No case can be saved or checked until there is an answer.
         reset = {page.message: "", page.checks: "", page.current: None, page.history: gr.update(value=None)}
         yield {**_busy(page), **reset}
         last = 0.0
-        for step in ask(medvlm, source, query):
+        for step in chain([first], steps):
             if isinstance(step, Entry):
                 cases = newest([*past, step])
                 yield {**_done(page, cases, len(cases) - 1), page.answer: render_answer(step.case)}
@@ -236,46 +224,36 @@ def wire_answer(page: Layout, medvlm: MedVLM) -> None:
             yield {page.checks: render_checks(entry.case), page.message: _progress(done)}
         yield {**_done(page, cases, current), page.message: ""}
 
-    def on_history(chosen: int | None, past: Sequence[Entry]) -> Updates:
-        if chosen is None:
-            return {}
-        case = past[chosen].case
-        html = {page.answer: render_answer(case), page.checks: render_checks(case), page.message: ""}
-        return {**html, **_idle(page, case=True), page.current: chosen}
+    def on_history(chosen: int | None, past: Sequence[Entry]) -> Iterator[Updates]:
+        if chosen is not None:
+            case = past[chosen].case
+            html = {page.answer: render_answer(case), page.checks: render_checks(case), page.message: ""}
+            yield {**html, **_idle(page, case=True), page.current: chosen}
 
-    def on_export(past: Sequence[Entry], current: int | None) -> Updates:
-        return {page.file: "" if current is None else render_case(past[current].case)}
+    def on_export(past: Sequence[Entry], current: int | None) -> Iterator[Updates]:
+        yield {page.file: "" if current is None else render_case(past[current].case)}
 
     def on_stop(current: int | None) -> Updates:
         return {**_idle(page, case=current is not None), page.message: _message("Stopped.")}
 
-    ask_event = page.ask.click(
-        guarded(on_ask, page.message, also=_idle(page, case=False)),
-        [page.source, *page.controls, page.question, page.options, page.past],
-        [*outputs, *session],
-        **_QUIET,
-    )
-    check_event = page.check.click(
-        guarded(on_check, page.message, also=_idle(page, case=True)),
-        [page.past, page.current],
-        [*outputs, *session],
-        **_QUIET,
-    )
+    current = [page.past, page.current]
+    fields = [page.source, *page.controls, page.question, page.options, page.past]
+    ask_event = page.ask.click(guarded(on_ask, page.message, _idle(page, case=False)), fields, outputs, **_QUIET)
+    check_event = page.check.click(guarded(on_check, page.message, _idle(page, case=True)), current, outputs, **_QUIET)
     page.stop.click(on_stop, [page.current], outputs, cancels=[ask_event, check_event], **_QUIET)
-    page.history.input(guarded(on_history, page.message), [page.history, page.past], [*outputs, page.current], **_QUIET)
-    saved = page.export.click(
-        guarded(on_export, page.message), [page.past, page.current], [page.file, page.message], **_QUIET
-    )
+    page.history.input(guarded(on_history, page.message), [page.history, page.past], outputs, **_QUIET)
+    saved = page.export.click(guarded(on_export, page.message), current, [page.file, page.message], **_QUIET)
     saved.then(None, [page.file, page.current], [], js=page_file("save.js"))
 
 
 def newest(past: Sequence[Entry]) -> list[Entry]:
     """Return the newest entries of a session, within the limits on their number and memory."""
     cases: list[Entry] = []
-    files: dict[int, int] = {}
+    sizes: dict[int, int] = {}
     for entry in reversed(past[-_MAX_CASES:]):
-        files[id(entry.source.file)] = entry.source.file.stat().st_size
-        if cases and sum(files.values()) > _MAX_BYTES:
+        file = entry.question.image
+        sizes[id(file)] = file.stat().st_size
+        if cases and sum(sizes.values()) > _MAX_BYTES:
             break
         cases.insert(0, entry)
     return cases
@@ -289,12 +267,7 @@ def _busy(page: Layout) -> Updates:
 def _idle(page: Layout, *, case: bool) -> Updates:
     """Return the component updates for the idle state; `case` is whether there is a case to check and save."""
     on = gr.update(interactive=case)
-    return {
-        page.ask: gr.update(interactive=True),
-        page.stop: gr.update(visible=False),
-        page.check: on,
-        page.export: on,
-    }
+    return {page.ask: gr.update(interactive=True), page.stop: gr.update(visible=False), page.check: on, page.export: on}
 
 
 def _done(page: Layout, past: list[Entry], current: int) -> Updates:
@@ -311,4 +284,4 @@ def _done(page: Layout, past: list[Entry], current: int) -> Updates:
 
 
 def _progress(done: int) -> str:
-    return f'<p class="progress" role="status">Consistency checks: {done} of {len(TITLES)}</p>'
+    return f'<p class="progress" role="status">Consistency checks: {done} of {len(CHECKS)}</p>'

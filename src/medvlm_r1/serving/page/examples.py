@@ -1,16 +1,17 @@
-"""Examples of the reader page: PhantomVQA images and pydicom's sample files."""
+"""Examples of the reader page: PhantomVQA images and pydicom's sample files. Nothing is downloaded."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from medvlm_r1.errors import UserError
 
 
-class LoadedExample(NamedTuple):
+class Example(NamedTuple):
     """Content and name of an image file, and a question about it."""
 
     data: bytes
@@ -19,64 +20,38 @@ class LoadedExample(NamedTuple):
     options: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PhantomExample:
-    """A PhantomVQA question of one modality."""
+def _phantom(modality: str) -> Example:
+    import numpy as np
+    from PIL import Image
 
-    modality: str
+    from medvlm_r1.phantom.questions import ask
+    from medvlm_r1.phantom.scene import render
 
-    @property
-    def label(self) -> str:
-        """Label of the example's button."""
-        return f"Phantom {self.modality}"
-
-    def load(self) -> LoadedExample:
-        """Render the image and generate its question."""
-        import numpy as np
-        from PIL import Image
-
-        from medvlm_r1.phantom.questions import ask
-        from medvlm_r1.phantom.scene import render
-
-        # This subject is in no benchmark split: their seeds begin with 1, 2 or 3.
-        seed = (0, len(self.modality))
-        question = ask(self.modality, seed, np.random.default_rng(seed))
-        stream = io.BytesIO()
-        Image.fromarray(render(question.scene)).save(stream, "PNG")
-        name = f"phantom-{self.modality.lower()}.png"
-        return LoadedExample(stream.getvalue(), name, question.text, question.options)
+    # This subject is in no benchmark split: their seeds begin with 1, 2 or 3.
+    seed = (0, len(modality))
+    question = ask(modality, seed, np.random.default_rng(seed))
+    stream = io.BytesIO()
+    Image.fromarray(render(question.scene)).save(stream, "PNG")
+    return Example(stream.getvalue(), f"phantom-{modality.lower()}.png", question.text, question.options)
 
 
-@dataclass(frozen=True, slots=True)
-class FileExample:
-    """A question about one of pydicom's sample files."""
+def _pydicom(file: str, question: str, options: tuple[str, ...]) -> Example:
+    from pydicom.data import get_testdata_file
 
-    label: str
-    file: str
-    question: str
-    options: tuple[str, ...]
-
-    def load(self) -> LoadedExample:
-        """Load the image and its question. Nothing is downloaded.
-
-        Raises:
-            UserError: pydicom's sample file is not installed.
-        """
-        from pydicom.data import get_testdata_file
-
-        path = get_testdata_file(self.file, download=False)
-        if path is None:
-            raise UserError(f"{self.file} is not among the installed files of pydicom; choose another example.")
-        return LoadedExample(Path(str(path)).read_bytes(), self.file, self.question, self.options)
+    path = get_testdata_file(file, download=False)
+    if path is None:
+        raise UserError(f"{file} is not among the installed files of pydicom; choose another example.")
+    return Example(Path(str(path)).read_bytes(), file, question, options)
 
 
 _MODALITY = ("Which imaging modality is this?", ("MRI", "CT", "X-ray", "ultrasound"))
 _BODY_PART = ("Which part of the body is shown in this image?", ("head", "chest", "abdomen", "knee"))
-EXAMPLES = (
-    PhantomExample("MRI"),
-    PhantomExample("CT"),
-    PhantomExample("X-ray"),
-    FileExample("CT (DICOM)", "CT_small.dcm", *_MODALITY),
-    FileExample("MRI (DICOM)", "MR_small.dcm", *_BODY_PART),
-    FileExample("Ultrasound, 30 frames", "examples_ybr_color.dcm", *_MODALITY),
-)
+EXAMPLES: dict[str, Callable[[], Example]] = {
+    "Phantom MRI": partial(_phantom, "MRI"),
+    "Phantom CT": partial(_phantom, "CT"),
+    "Phantom X-ray": partial(_phantom, "X-ray"),
+    "CT (DICOM)": partial(_pydicom, "CT_small.dcm", *_MODALITY),
+    "MRI (DICOM)": partial(_pydicom, "MR_small.dcm", *_BODY_PART),
+    "Ultrasound, 30 frames": partial(_pydicom, "examples_ybr_color.dcm", *_MODALITY),
+}
+"""Functions that load the examples, by the label of their button. A missing sample file is a `UserError`."""

@@ -8,7 +8,10 @@ files. Uploads are stored in a private folder, in memory if possible, and delete
 from __future__ import annotations
 
 import atexit
+import base64
+import hmac
 import json
+import logging
 import os
 import re
 import shutil
@@ -17,14 +20,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from medvlm_r1.errors import RESEARCH_USE
 
 _READ = re.compile(
     r"/|/config/?|/theme\.css|/(?:assets|static)/.*|/favicon\.ico|/manifest\.json|/robots\.txt"
     r"|/gradio_api/(?:startup-events|heartbeat/\w+|queue/data|upload_progress|theme\.css|info/?)"
 )
-_WRITE = re.compile(r"/gradio_api/(?:upload|queue/join|cancel|reset/?)")
+_EVENT = "/gradio_api/queue/join"
+_WRITE = re.compile(rf"{_EVENT}|/gradio_api/(?:upload|cancel|reset/?)")
+_LOCAL = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d*)?", re.IGNORECASE)
 _MOST_JSON = 2**20
 _LEAST_MEMORY = 2**30
 # The folder that `private_uploads` created, if any.
@@ -36,12 +45,9 @@ _POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
-_HEADERS = {
-    b"content-security-policy": _POLICY.encode(),
-    b"referrer-policy": b"no-referrer",
-    b"x-content-type-options": b"nosniff",
-    b"cache-control": b"no-store",
-}
+_HEADERS = {"X-Research-Use": RESEARCH_USE, "X-Content-Type-Options": "nosniff"}
+_PAGE_HEADERS = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+_log = logging.getLogger(__name__)
 
 
 @cache
@@ -70,79 +76,109 @@ def discard_uploads() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class Gate:
-    """ASGI middleware that passes on only the page's own requests.
+def is_upload(path: Any) -> bool:
+    """Whether a path is inside the upload folder; False for a URL."""
+    if not isinstance(path, str) or "\0" in path or "://" in path:
+        return False
+    return private_uploads().resolve() in Path(path).resolve().parents
 
-    Other requests get status 404. Events that name a file outside the upload folder get status 400.
+
+class Gate:
+    """ASGI middleware that passes on only the page's own requests, and adds security headers to every response.
+
+    Args:
+        app: The application to protect.
+        token: Token required on every route, or None. It is sent as `Authorization: Bearer TOKEN` or, by a browser, as
+            the password of basic authentication with any user name. It is compared in constant time.
+        local: Whether to answer only requests whose `Host` header is a local name. This stops DNS rebinding: a web page
+            whose host name resolves to this machine.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, *, token: str | None, local: bool) -> None:
+        self._app, self._token, self._local = app, token, local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Reject a request, or pass it on to the page."""
+        """Refuse a request with status 400, 401, 404, 413 or 421, or pass it on to the page."""
         if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
+            await self._app(scope, receive, send)
             return
         if scope["type"] != "http":
             # The page uses no web socket.
             await send({"type": "websocket.close", "code": 1008})
             return
-        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
-        reading = scope["method"] in ("GET", "HEAD")
-        if not (_READ if reading else _WRITE).fullmatch(path) or scope["method"] not in ("GET", "HEAD", "POST"):
-            await PlainTextResponse("Not found", status_code=404)(scope, receive, send)
-            return
-        if path == "/gradio_api/queue/join":
-            body = await _body(receive)
-            if body is None:
-                await PlainTextResponse("Too much text.", status_code=413)(scope, receive, send)
-                return
-            event = _read_event(body)
-            if event is None:
-                await PlainTextResponse("This event is not one of the page's.", status_code=400)(scope, receive, send)
-                return
-            # Serialize again, so that gradio reads exactly what was checked.
-            receive = _again(json.dumps(event).encode(), receive)
-        await self.app(scope, receive, _sealed(send, page=path == "/"))
+        started = False
 
+        async def with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = _HEADERS | (_PAGE_HEADERS if scope["path"] == "/" else {})
+                MutableHeaders(scope=message).update(headers)
+            await send(message)
 
-async def _body(receive: Receive) -> bytes | None:
-    """Read the body of a request; None if it exceeds the limit."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > _MOST_JSON:
-            return None
-    return body
+        try:
+            answer = self._refusal(scope["method"], scope["path"], Headers(scope=scope)) or self._app
+            if answer is self._app and scope["path"] == _EVENT:
+                event = await _read_event(Request(scope, receive))
+                if isinstance(event, PlainTextResponse):
+                    answer = event
+                else:
+                    receive = _again(event, receive)
+            await answer(scope, receive, with_headers)
+        except Exception as error:
+            # The text of an error may quote the question, so only its type is logged.
+            _log.error("%s while answering a request", type(error).__name__)
+            if started:
+                raise
+            failure = PlainTextResponse(f"The server failed ({type(error).__name__}).", status_code=500)
+            await failure(scope, receive, with_headers)
 
-
-def _read_event(body: bytes) -> Any:
-    """Parse an event; None if it is invalid or names a file that was not uploaded."""
-    try:
-        event = json.loads(body)
-        values = [event]
-        while values:
-            value = values.pop()
-            if isinstance(value, dict):
-                if "path" in value and not is_upload(value["path"]):
-                    return None
-                values += value.values()
-            elif isinstance(value, list):
-                values += value
-    except (ValueError, RecursionError):
+    def _refusal(self, method: str, path: str, headers: Headers) -> PlainTextResponse | None:
+        if self._local and not _LOCAL.fullmatch(headers.get("host", "")):
+            return PlainTextResponse("This server answers for 127.0.0.1 and localhost only.", status_code=421)
+        if self._token is not None and not hmac.compare_digest(_given_token(headers), self._token.encode()):
+            # A browser asks its user for the password.
+            browser = "text/html" in headers.get("accept", "")
+            scheme = 'Basic realm="medvlm-r1", charset="UTF-8"' if browser else "Bearer"
+            text = "A token is required: Authorization: Bearer TOKEN, as given to `medvlm-r1 serve --token`."
+            return PlainTextResponse(text, status_code=401, headers={"WWW-Authenticate": scheme})
+        allowed = {"GET": _READ, "HEAD": _READ, "POST": _WRITE}
+        if method not in allowed or not allowed[method].fullmatch(path):
+            return PlainTextResponse("Not found", status_code=404)
         return None
-    return event if isinstance(event, dict) else None
 
 
-def is_upload(path: Any) -> bool:
-    """Whether a path is inside the upload folder; False for a URL."""
-    if not isinstance(path, str) or "\0" in path or "://" in path:
-        return False
-    folder = private_uploads().resolve()
-    return folder in Path(path).resolve().parents
+def _given_token(headers: Headers) -> bytes:
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip().encode()
+    try:
+        return base64.b64decode(value, validate=True).partition(b":")[2] if scheme.lower() == "basic" else b""
+    except ValueError:
+        return b""
+
+
+async def _read_event(request: Request) -> bytes | PlainTextResponse:
+    """Read and check an event. Serialize it again, so that gradio reads exactly what was checked."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MOST_JSON:
+            return PlainTextResponse("Too much text.", status_code=413)
+    try:
+        event = json.loads(body, object_hook=_without_files)
+    except (ValueError, RecursionError):
+        event = None
+    if not isinstance(event, dict):
+        return PlainTextResponse("This event is not one of the page's.", status_code=400)
+    return json.dumps(event).encode()
+
+
+def _without_files(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON object if it names no file, except an upload."""
+    if "path" in value and not is_upload(value["path"]):
+        raise ValueError
+    return value
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
@@ -153,16 +189,3 @@ def _again(body: bytes, receive: Receive) -> Receive:
         return messages.pop() if messages else await receive()
 
     return replay
-
-
-def _sealed(send: Send, *, page: bool) -> Send:
-    """Return a `send` function that adds the security headers."""
-    added = _HEADERS if page else {b"x-content-type-options": b"nosniff"}
-
-    async def with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            others = [(name, value) for name, value in message["headers"] if name.lower() not in added]
-            message = {**message, "headers": [*others, *added.items()]}
-        await send(message)
-
-    return with_headers

@@ -29,8 +29,7 @@ class Source:
         frames: Number of frames.
         slices: Number of slices by plane; empty if the file is not a volume.
         windows: (label, value) of each available window; empty if the file has none.
-        low: Smallest value of the first image, for the window sliders.
-        high: Largest value of the first image.
+        values: Smallest and largest value of the first image, for the window sliders.
     """
 
     file: InMemoryFile
@@ -39,13 +38,12 @@ class Source:
     frames: int
     slices: dict[str, int]
     windows: tuple[tuple[str, str], ...]
-    low: float
-    high: float
+    values: tuple[float, float]
 
     @property
     def own_window(self) -> bool:
         """Whether the reader can set window center and width. The loader requires a width of at least 1."""
-        return bool(self.windows) and self.high - self.low >= _LEAST_WIDTH
+        return self.values[1] - self.values[0] >= _LEAST_WIDTH
 
     def show(self, view: View) -> Picture:
         """Load the image with the given frame, slice and window.
@@ -98,17 +96,10 @@ def open_source(data: bytes, name: str) -> tuple[Source, Picture]:
     note = picture.note
     described = note.window and (note.plane or note.format == "DICOM")
     full = _window_of(file, replace(view, window="full")) if described else None
-    low, high = full or (0.0, 0.0)
-    return Source(
-        file=file,
-        name=name,
-        view=view,
-        frames=note.frames,
-        slices=slices,
-        windows=_windows(file, view, picture) if full else (),
-        low=low,
-        high=high,
-    ), picture
+    windows = _windows(file, view, picture) if full else ()
+    values = full or (0.0, 0.0)
+    source = Source(file=file, name=name, view=view, frames=note.frames, slices=slices, windows=windows, values=values)
+    return source, picture
 
 
 def _first_view(file: InMemoryFile) -> tuple[View, Picture, dict[str, int]]:

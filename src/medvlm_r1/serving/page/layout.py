@@ -54,9 +54,7 @@ class Layout:
         self.drop = gr.File(label="Image file", show_label=False, height=110, elem_id="drop", interactive=True)
         _html(_HINT.format("Or an example, with its question"))
         with gr.Row(elem_id="examples"):
-            self.examples = [
-                gr.Button(example.label, size="sm", min_width=0, elem_classes="example") for example in EXAMPLES
-            ]
+            self.examples = [gr.Button(label, size="sm", min_width=0, elem_classes="example") for label in EXAMPLES]
         self.picture = _html('<p class="empty">No image yet</p>', "picture")
         with gr.Column(visible=False, elem_id="view") as self.view:
             self.plane = gr.Radio([(name.capitalize(), name) for name in PLANES], label="Plane", elem_id="plane")
