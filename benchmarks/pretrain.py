@@ -1,6 +1,6 @@
 """`python -m benchmarks.pretrain`: build the embedded base from random weights.
 
-Every stage is saved. Re-run to resume.
+Every stage is saved, and a running one every few minutes. Re-run to resume.
 """
 
 from __future__ import annotations
@@ -79,10 +79,12 @@ def pretrain(
         if checkpoint.exists():
             load_model(both, checkpoint)
             continue
-        training.run(name, stage)
+        running = work / f"{name}-running.safetensors"
+        training.run(name, stage, running)
         partial = checkpoint.with_suffix(".partial")
         save_model(both, str(partial))
         partial.rename(checkpoint)
+        running.unlink(missing_ok=True)
     # In bfloat16 to stay small.
     model.to(torch.bfloat16).save_pretrained(out)
     build_processor(tokenizer).save_pretrained(out)
@@ -96,7 +98,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of weights, subjects and texts.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Build the embedded base model from random weights, in five stages: 84 minutes on 2 cores.
+    """Build the next embedded base model from random weights, in five stages. Re-run to resume.
 
     Example: python -m benchmarks.pretrain --out runs/phantom-base
     """

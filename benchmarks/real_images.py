@@ -12,16 +12,12 @@ accuracies are no clinical result.
 from __future__ import annotations
 
 import csv
-import gzip
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
-import nibabel as nib
 import numpy as np
 import typer
 from PIL import Image, ImageDraw
@@ -36,7 +32,7 @@ from medvlm_r1.data.folder import IMAGES, read_folder, refuse_other, write_folde
 from medvlm_r1.data.images import View, load_image, load_picture
 from medvlm_r1.data.option_prior import option_prior
 from medvlm_r1.data.sample import LETTERS, Sample
-from medvlm_r1.errors import RESEARCH_USE, UserError
+from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.evaluation.score import Graded, clustered_share, share
 from medvlm_r1.evaluation.statistics import effective_sample_size, mean_interval
@@ -111,35 +107,6 @@ def read_table(path: Path = TABLE) -> list[Entry]:
         return [Entry(**row) for row in csv.DictReader(stream)]
 
 
-def load_entry(entry: Entry, path: Path) -> Image.Image:
-    """The picture of an entry by the image loader, which reads no NRRD: such a volume is converted to NIfTI first."""
-    with TemporaryDirectory() as folder:
-        if path.suffix == ".nrrd":
-            volume = read_nrrd(path)
-            path = Path(folder) / "volume.nii"
-            nib.save(volume, path)
-        return load_picture(path, entry.view).image
-
-
-def read_nrrd(path: Path) -> Any:
-    """Read a gzip-compressed NRRD volume of 16-bit integers in the space left-posterior-superior.
-
-    Raises:
-        UserError: It is another kind of NRRD file.
-    """
-    header, _, packed = path.read_bytes().partition(b"\n\n")
-    fields = dict(re.findall(r"^([a-z ]+): (.+)$", header.decode(errors="replace"), re.MULTILINE))
-    kind = [fields.get(name) for name in ("type", "encoding", "endian", "space")]
-    if kind != ["short", "gzip", "little", "left-posterior-superior"]:
-        raise UserError(f"{path}: an NRRD file of the kind {kind}; convert it to NIfTI")
-    values = np.frombuffer(gzip.decompress(packed), "<i2").reshape(*map(int, fields["sizes"].split()), order="F")
-    vectors = f"{fields['space directions']} {fields['space origin']}"
-    columns = [[float(number) for number in vector.split(",")] for vector in re.findall(r"\((.+?)\)", vectors)]
-    affine = np.eye(4)
-    affine[:3] = np.diag([-1.0, -1.0, 1.0]) @ np.array(columns).T
-    return nib.Nifti1Image(values, affine)
-
-
 def collect(entries: Sequence[Entry], files: Sequence[Path], out: Path, *, seed: int = 0) -> list[Sample]:
     """Write a data folder with one question about the modality per image, and one about the region if it is known.
 
@@ -162,7 +129,7 @@ def collect(entries: Sequence[Entry], files: Sequence[Path], out: Path, *, seed:
     samples = []
     for index, (entry, file) in enumerate(zip(entries, files, strict=True)):
         image = f"{IMAGES}/{index:03}.png"
-        load_entry(entry, file).save(out / image)
+        load_picture(file, entry.view).image.save(out / image)
         rng = np.random.default_rng((seed, index))
         for attribute, (kind, question) in QUESTIONS.items():
             options = tuple(map(str, rng.permutation(values[attribute])))

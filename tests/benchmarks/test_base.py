@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from benchmarks.base import stages
 from benchmarks.base.architecture import IMAGE_TOKENS, build_model, build_processor, train_tokenizer
 from benchmarks.base.batches import Rows, response_loss
 from benchmarks.base.language import (
@@ -23,7 +24,7 @@ from benchmarks.base.language import (
     respond,
 )
 from benchmarks.base.pool import PIXELS, build_pool
-from benchmarks.base.stages import Stage
+from benchmarks.base.stages import Pretraining, Stage
 from benchmarks.base.tower import HIDDEN, cells, crops, features, patches, targets, vary
 from benchmarks.pretrain import pretrain
 from medvlm_r1.data.sample import LETTERS
@@ -291,28 +292,40 @@ def test_the_pool_is_kept_and_its_subjects_are_its_own(tmp_path):
         assert np.isnan(finding).all() == (scene.finding == NONE)
 
 
-def test_pretraining_writes_a_model_and_goes_on_where_it_stood(tmp_path):
-    plan = {name: Stage(steps=2, batch=4, lr=1e-3) for name in ("lesions", "tower", "options", "reading", "habits")}
+def test_pretraining_writes_a_model_and_resumes_within_a_stage(tmp_path, monkeypatch):
+    plan = {name: Stage(steps=3, batch=4, lr=1e-3) for name in ("lesions", "tower", "options", "reading", "habits")}
     calls = []
 
     def report(stage, step, steps, figures):
         assert np.isfinite(figures["loss"])
         calls.append((stage, step, steps))
 
-    def run(**changes):
+    def run(work="work", **changes):
         calls.clear()
-        pretrain(tmp_path / "model", tmp_path / "work", **{"subjects": 16, "plan": plan, "report": report, **changes})
+        pretrain(tmp_path / "model", tmp_path / work, **{"subjects": 16, "plan": plan, "report": report, **changes})
         return load_file(tmp_path / "model" / "model.safetensors")
 
     first = run()
-    assert calls == [(name, 2, 2) for name in plan]
+    assert calls == [(name, 3, 3) for name in plan]
     policy = load_policy(str(tmp_path / "model"), device="cpu")
     assert sum(p.numel() for p in policy.model.parameters()) < 6e6
     again = run()
     assert calls == []
-    (tmp_path / "work" / "habits.safetensors").unlink()
-    resumed = run()
-    assert calls == [("habits", 2, 2)]
+    # Stopped after two of three steps of every stage.
+    monkeypatch.setattr(stages, "SAVE_STEPS", 2)
+    save = Pretraining._save
+
+    def stop(self, file, optimizer, steps):
+        save(self, file, optimizer, steps)
+        raise KeyboardInterrupt
+
+    for _ in plan:
+        monkeypatch.setattr(Pretraining, "_save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run("stopped")
+        monkeypatch.setattr(Pretraining, "_save", save)
+    resumed = run("stopped")
+    assert calls == [("habits", 3, 3)]
     for weights in (again, resumed):
         assert weights.keys() == first.keys()
         assert all(torch.equal(weights[key], first[key]) for key in first)

@@ -1,6 +1,5 @@
 """The table of real images, and the pipeline on images of pydicom's wheel. Nothing is downloaded."""
 
-import gzip
 import io
 import json
 import tarfile
@@ -10,8 +9,6 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
-import nibabel as nib
-import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -25,7 +22,6 @@ from benchmarks.real_images import (
     collect,
     main,
     measure,
-    read_nrrd,
     read_table,
     result_lines,
 )
@@ -184,21 +180,3 @@ class TestPackages:
         other = replace(SHIPPED[0], version="0.1")
         with pytest.raises(UserError, match=r"pydicom==0\.1"):
             find_files([(other.origin, other.file)], tmp_path)
-
-
-def test_nrrd_axes_become_those_of_nifti(tmp_path):
-    """Left and posterior grow along the first two axes; in NIfTI, right and anterior do."""
-    values = np.arange(24, dtype="<i2").reshape(2, 3, 4)
-    header = [
-        *("NRRD0004", "type: short", "dimension: 3", "space: left-posterior-superior", "sizes: 2 3 4"),
-        *("space directions: (2,0,0) (0,2,0) (0,0,5)", "endian: little", "encoding: gzip", "space origin: (1,2,3)"),
-    ]
-    file = tmp_path / "x.nrrd"
-    file.write_bytes("\n".join([*header, "", ""]).encode() + gzip.compress(values.tobytes(order="F")))
-    volume = read_nrrd(file)
-    assert np.array_equal(np.asarray(volume.dataobj), values)
-    assert nib.aff2axcodes(volume.affine) == ("L", "P", "S")
-    assert volume.affine @ [1, 1, 1, 1] == pytest.approx([-3, -4, 8, 1])
-    file.write_bytes(file.read_bytes().replace(b"short", b"float"))
-    with pytest.raises(UserError, match="convert it to NIfTI"):
-        read_nrrd(file)

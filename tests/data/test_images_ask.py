@@ -5,6 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom_files import RESCALED, dataset
 
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.models.generate import Generation
@@ -49,3 +50,18 @@ def test_a_slice_is_chosen_and_the_note_printed(ask, tmp_path):
         assert line in out
     image = json.loads(ask("--image", volume, "--plane", "axial", "--slice", 0, "--json")[1])["image"]
     assert (image["format"], image["plane"], image["slices"], image["burned_in"]) == ("NIfTI", "axial", 5, "unknown")
+
+
+def test_a_slice_of_a_series_in_a_folder(ask, tmp_path):
+    for index in range(6):
+        place = {"ImagePositionPatient": [0, 0, 3 * index], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+        ids = {"SeriesInstanceUID": f"1.2.{index % 2}", "SOPInstanceUID": f"1.2.3.{index}", "PixelSpacing": [1, 1]}
+        ds = dataset(np.full((4, 4), 40 * index, "<i2"), **RESCALED, **place, **ids)
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+        ds.save_as(tmp_path / f"{index}.dcm", enforce_file_format=True)
+    code, _, err, given = ask("--image", tmp_path, "--plane", "axial", "--slice", 1)
+    assert (code, given) == (1, [])
+    assert "2 series; choose one (--series N): 0: CT 4 x 4 x 3 (0.dcm); 1: CT 4 x 4 x 3 (1.dcm)" in err
+    code, out, _, given = ask("--image", tmp_path, "--plane", "coronal", "--slice", 1, "--series", 1)
+    assert (code, given) == (0, [(4, 18)])
+    assert "Image:      DICOM series, 4 x 18; coronal slice 1 of 4" in out

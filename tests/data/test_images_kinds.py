@@ -80,11 +80,9 @@ def volume_header(magic):
 
 
 REFUSED = {
-    "an NRRD volume; convert it to NIfTI": volume_header(b"NRRD0004\n"),
     "a MetaImage volume; convert it to NIfTI": volume_header(b"ObjectType = Image\nNDims = 3\n"),
     "an HDF5 or MINC 2 file; convert it to NIfTI": b"\x89HDF\r\n\x1a\n" + bytes(60),
     "the header of an Analyze volume; convert it to NIfTI": b"\x5c\1\0\0" + bytes(344),
-    "a ZIP archive; unpack it": b"PK\3\4" + bytes(60),
     "a bzip2 file; unpack it": b"BZh91AY" + bytes(60),
     "a gzip file inside a gzip file; unpack it": gzip.compress(gzip.compress(CONTENT["dcm"])),
     "a GIF image; convert it to PNG": b"GIF89a" + bytes(20),

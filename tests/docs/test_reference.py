@@ -33,7 +33,7 @@ def built():
 def section(page, heading, level=2):
     """What stands under a heading, up to the next of its level."""
     mark = "\n" + "#" * level + " "
-    sections = [chunk for chunk in page.split(mark)[1:] if chunk.split("\n")[0].startswith(heading)]
+    sections = [chunk for chunk in page.split(mark)[1:] if re.match(rf"{re.escape(heading)}(?![\w-])", chunk)]
     assert len(sections) == 1, (heading, len(sections))
     return sections[0]
 
@@ -69,7 +69,7 @@ def test_every_option_of_the_trainers(built):
 def test_every_template_and_reward(built):
     page = built["reference/configuration.md"]
     for name, text in TEMPLATES.items():
-        assert text in section(page, name, 3)
+        assert f"\n### {name}\n\n```text\n{text}\n```" in page
     for name in REGISTRY:
         assert f"\n| `{name}` |" in section(page, "Rewards")
         assert f"\n::: medvlm_r1.rewards.{name}.{name}\n" in (DOCS / "reference" / "python.md").read_text()

@@ -3,8 +3,6 @@
 What that environment lacks (TRL, PEFT, ...) comes from the folder PACKAGES.
 """
 
-from __future__ import annotations
-
 import sys
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The record of `make test-engines`: the figures of every test, in `runs/engines.json`."""
 
-from __future__ import annotations
-
 import datetime
 import json
 import os
@@ -11,7 +9,6 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -28,13 +25,13 @@ sys.path.insert(0, str(ROOT / "tests/training"))
 
 
 @pytest.fixture(scope="session")
-def vllm_python(request: pytest.FixtureRequest) -> str:
+def vllm_python(request):
     """The interpreter of vLLM's environment."""
     return str(Path(request.config.getoption("--vllm-env"), "bin/python").absolute())
 
 
 @pytest.fixture(scope="session")
-def vllm_environment() -> dict[str, str]:
+def vllm_environment():
     """The environment variables of a process with vLLM on a CPU."""
     paths = [str(Path(__file__).with_name("vllm_site")), str(ROOT / "src")]
     return {
@@ -48,7 +45,7 @@ def vllm_environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def phantom(tmp_path_factory):
     """A data folder of 42 questions of PhantomVQA."""
     folder = tmp_path_factory.mktemp("phantom") / "data"
     command = [sys.executable, "-m", "medvlm_r1", "data", "import", "phantom", "--n", "14", "--out", str(folder)]
@@ -56,7 +53,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter, config):
     """Write what the tests recorded."""
     reports = [report for kind in ("passed", "failed", "error") for report in terminalreporter.stats.get(kind, [])]
     rows = [

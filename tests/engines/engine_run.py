@@ -3,15 +3,12 @@
 CASES is a JSON file of rows with the `config`, the `out` folder and whether SIGTERM is to come (`preempt`).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -28,14 +25,14 @@ ROWS = 8
 """Completions of a step, over all processes."""
 
 
-def end_job() -> None:
+def end_job():
     """Send SIGTERM to the script that runs the launcher, and wait until it has passed the signal on to this process."""
     handle = signal.getsignal(signal.SIGTERM)
     arrived = threading.Event()
 
-    def note(*received: Any) -> None:
+    def note(*received):
         arrived.set()
-        handle(*received)  # type: ignore[operator,misc]
+        handle(*received)
 
     signal.signal(signal.SIGTERM, note)
     os.kill(psutil.Process(os.getppid()).ppid(), signal.SIGTERM)
@@ -43,7 +40,7 @@ def end_job() -> None:
         raise TimeoutError("The script did not pass SIGTERM on.")
 
 
-def main(cases: str) -> None:
+def main(cases):
     shard_on_cpus()
     batch = ROWS // int(os.environ.get("WORLD_SIZE", 1))
     for case in json.loads(Path(cases).read_text()):

@@ -1,10 +1,7 @@
 """Write the table of docs/reference/engines.md from runs/engines.json, which `make test-engines` leaves."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/reference/engines.md"
@@ -12,7 +9,7 @@ BEGIN, END = "<!-- table: python tests/engines/table.py -->\n", "<!-- end of tab
 KEYS = ("test", "outcome", "engine", "check")
 
 
-def table(record: dict[str, Any]) -> str:
+def table(record):
     """Return the Markdown table: a row for each check of an engine, with the largest of each figure."""
     versions = ", ".join(f"{name} {version}" for name, version in record["packages"].items())
     vllm = ", ".join(f"{name} {version}" for name, version in record["vllm"].items())
@@ -23,7 +20,7 @@ def table(record: dict[str, Any]) -> str:
         "| engine | check | passed | result |",
         "|---|---|---|---|",
     ]
-    checks: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    checks = {}
     for row in record["rows"]:
         checks.setdefault((row.get("engine", "-"), row.get("check", row["test"])), []).append(row)
     engines = [engine for engine, _ in checks]
@@ -40,7 +37,7 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main():
     """Renew the page."""
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     record = json.loads((ROOT / "runs/engines.json").read_text(encoding="utf-8"))

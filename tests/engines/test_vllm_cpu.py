@@ -1,12 +1,10 @@
 """vLLM's CPU build as a server and in the training process (`make test-engines`)."""
 
-from __future__ import annotations
-
 import json
 import re
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from urllib.request import urlopen
@@ -31,9 +29,7 @@ EXACT = ["--dtype", "float32", "--no-enable-chunked-prefill", "--max-num-batched
 
 
 @pytest.fixture(scope="module")
-def server(
-    vllm_python: str, vllm_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+def server(vllm_python, vllm_environment, tmp_path_factory):
     """The embedded base on a vLLM server, as a MODEL of the commands."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -58,7 +54,7 @@ def server(
         process.wait(60)
 
 
-def run_both(command: Command, server: str, folder: Path, *verb: str, options: tuple[object, ...]) -> list[Path]:
+def run_both(command, server, folder, *verb, options):
     """Run a command with the embedded base in this process and on the server; the two run folders."""
     outs = [folder / "local", folder / "server"]
     for model, out in zip(("phantom-base", server), outs, strict=True):
@@ -67,9 +63,7 @@ def run_both(command: Command, server: str, folder: Path, *verb: str, options: t
     return outs
 
 
-def test_an_evaluation_on_the_server_has_the_local_texts(
-    command: Command, server: str, phantom: Path, tmp_path: Path, record_property: Record
-) -> None:
+def test_an_evaluation_on_the_server_has_the_local_texts(command, server, phantom, tmp_path, record_property):
     record_property("engine", "vLLM server")
     record_property("check", "`eval`: texts equal the local ones")
     local, remote = (
@@ -81,9 +75,7 @@ def test_an_evaluation_on_the_server_has_the_local_texts(
     assert local == remote
 
 
-def test_an_audit_on_the_server_has_the_local_verdicts(
-    command: Command, server: str, phantom: Path, tmp_path: Path, record_property: Record
-) -> None:
+def test_an_audit_on_the_server_has_the_local_verdicts(command, server, phantom, tmp_path, record_property):
     record_property("engine", "vLLM server")
     record_property("check", "`audit model`: verdicts equal the local ones")
     outs = run_both(command, server, tmp_path, "audit", "model", options=("--data", phantom))
@@ -102,7 +94,7 @@ def test_an_audit_on_the_server_has_the_local_verdicts(
     assert local == remote
 
 
-def test_a_question_on_the_server_has_the_local_answer(server: str, phantom: Path, record_property: Record) -> None:
+def test_a_question_on_the_server_has_the_local_answer(server, phantom, record_property):
     """In one reply, and streamed as on the reader page."""
     record_property("engine", "vLLM server")
     record_property("check", "`ask` and the reader page: answers equal the local ones")
@@ -122,8 +114,8 @@ def test_a_question_on_the_server_has_the_local_answer(server: str, phantom: Pat
 
 
 def test_a_colocated_training_gets_as_far_as_the_weight_sync(
-    vllm_python: str, vllm_environment: dict[str, str], phantom: Path, tmp_path: Path, record_property: Record
-) -> None:
+    vllm_python, vllm_environment, phantom, tmp_path, record_property
+):
     """The CPU build packs the weights and frees the originals, which a sync of single tensors would write to."""
     record_property("engine", "vLLM colocated")
     record_property("check", "GRPO with LoRA: starts, and its first weight sync is refused")

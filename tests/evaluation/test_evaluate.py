@@ -9,7 +9,8 @@ from PIL import Image
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.evaluation.run import evaluate
-from medvlm_r1.evaluation.store import ANSWERS, RESULTS
+from medvlm_r1.evaluation.store import ANSWERS, RESULTS, SYNONYMS, read_answers
+from medvlm_r1.prompts.templates import render_prompt
 from scripted import OPTIONS, Scripted, make_samples, tagged
 
 
@@ -184,3 +185,21 @@ def test_a_local_model_answers_and_is_known_by_its_weights(run, tiny_policy_dir,
     before = (out / ANSWERS).read_bytes()
     assert run(**settings, batch_size=3) == results
     assert (out / ANSWERS).read_bytes() == before
+
+
+def test_own_synonyms_of_open_answers_are_kept_with_the_run(run, samples_dir, out, tmp_path):
+    write_folder(samples_dir, [replace(sample, options=()) for sample in make_samples()], info={})
+    own = tmp_path / "own.tsv"
+    own.write_text("liver\thepar\n")
+    generator = Scripted(lambda prompt: tagged("hepar"))
+    assert run(synonyms=own, generator=generator)["open"]["by_rule"] == {"exact": {"n": 6, "score": 100}}
+    row = json.loads((out / ANSWERS).read_text().splitlines()[0])
+    assert (row["correct"], row["score"], row["rule"]) == (True, 1, "exact")
+    assert "in a few words inside <answer>" in render_prompt(read_folder(samples_dir)[0])
+    own.unlink()
+    assert all(answer.graded().correct for answer in read_answers(out))
+    # Without the file, the same answers are scored by the table of the package.
+    assert run(generator=Scripted(reply, stop_after=0))["open"]["correct"] == 0
+    assert not (out / SYNONYMS).exists()
+    with pytest.raises(UserError, match="the synonyms cannot be read"):
+        run(synonyms=own)

@@ -85,11 +85,13 @@ def test_a_letter_that_is_not_offered_is_wrong():
     ("text", "right"),
     [
         ("<think>x</think><answer>Left  Lung.</answer>", True),
-        ("<think>x</think><answer>the left lung</answer>", False),
+        ("<think>x</think><answer>the left lung</answer>", True),
+        ("<think>x</think><answer>the right lung</answer>", False),
+        ("<think>x</think><answer>the left lung base</answer>", False),
         ("left lung", False),
     ],
 )
-def test_open_questions_want_the_same_text(text, right):
+def test_open_questions_are_right_with_the_full_score(text, right):
     graded = grade(sample(0, options=(), answer="left lung"), generated(text))
     assert graded.correct is graded.lenient_correct is right
 
@@ -114,7 +116,16 @@ def test_open_questions_are_counted_apart():
     for name in (*figures, "well_formed", "no_answer", "no_answer_lenient"):
         assert both[name] == alone[name], name
     assert (both["n"], both["open"]["n"], both["open"]["correct"]) == (6, 3, 1)
-    assert alone["open"] == {"n": 0, "correct": 0, "percent": None, "ci95": None}
+    assert (both["open"]["score"], both["open"]["by_rule"]) == (
+        pytest.approx(100 / 3),
+        {"exact": {"n": 1, "score": 100}, "no answer": {"n": 1, "score": 0}, "words": {"n": 1, "score": 0}},
+    )
+    none = {"n": 0, "correct": 0, "percent": None, "ci95": None, "score": None, "score_ci95": None, "by_rule": {}}
+    assert alone["open"] == none
+    # Half of the words are right: the mean score counts it, the share of full scores does not.
+    half = score([sample(0, options=(), answer="mass")], [generated("<answer>a large mass</answer>")])["open"]
+    assert (half["score"], half["correct"], half["by_rule"]) == (50, 0, {"words": {"n": 1, "score": 50}})
+    assert half["score_ci95"] == pytest.approx([100 * end for end in wilson(0.5, 1)])
     # How long they are and whether they end does not depend on options.
     assert (both["cut_off"]["n"], both["cut_off"]["count"]) == (6, 1)
     assert both["mean_reasoning_words"] == pytest.approx((3 + 1 + 2 + 4) / 4)

@@ -1,16 +1,13 @@
 """A loaded tiny policy and copies of its folder."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 
 @pytest.fixture
-def policy(tiny_policy_dir: Path) -> Any:
+def policy(tiny_policy_dir):
     """The tiny policy in evaluation mode."""
     from medvlm_r1.models.load import load_policy
 
@@ -18,13 +15,13 @@ def policy(tiny_policy_dir: Path) -> Any:
 
 
 @pytest.fixture
-def copy(tiny_policy_dir: Path, tmp_path: Path) -> Path:
+def copy(tiny_policy_dir, tmp_path):
     """A copy of the tiny policy that a test may damage."""
     return Path(shutil.copytree(tiny_policy_dir, tmp_path / "copy"))
 
 
 @pytest.fixture
-def half(policy: Any, tmp_path: Path) -> Path:
+def half(policy, tmp_path):
     """The tiny policy stored in bfloat16."""
     policy.model.bfloat16().save_pretrained(tmp_path / "half")
     policy.processor.save_pretrained(tmp_path / "half")

@@ -1,23 +1,16 @@
 """Choices that depend on the device, tested for a GPU without one."""
 
-from __future__ import annotations
-
-import json
 import os
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from trl.trainer import utils as trl_utils
 
 from medvlm_r1.evaluation.run import evaluate, identify
 from medvlm_r1.models.device import SMALL, choose_threads, head_columns, inference_dtype, limit_threads
 from medvlm_r1.models.load import load_policy
 from medvlm_r1.training.dry_run import memory
-from medvlm_r1.training.loop import _merge
 from tiny_policy import build_tiny_adapter
 
 
@@ -34,11 +27,11 @@ from tiny_policy import build_tiny_adapter
         ("cpu", None, "float32"),
     ],
 )
-def test_the_dtype_of_inference(device: str, stored: str | None, dtype: str) -> None:
+def test_the_dtype_of_inference(device, stored, dtype):
     assert inference_dtype(device, stored) == dtype
 
 
-def test_a_model_stored_in_float32_is_loaded_in_bfloat16_unless_told_otherwise(tiny_policy_dir: Path) -> None:
+def test_a_model_stored_in_float32_is_loaded_in_bfloat16_unless_told_otherwise(tiny_policy_dir):
     # The device without memory stands for a GPU.
     assert load_policy(str(tiny_policy_dir), device="meta").model.dtype == torch.bfloat16
     assert load_policy(str(tiny_policy_dir), device="meta", dtype="float32").model.dtype == torch.float32
@@ -46,7 +39,7 @@ def test_a_model_stored_in_float32_is_loaded_in_bfloat16_unless_told_otherwise(t
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])
-def test_a_merged_adapter_keeps_the_rotary_frequencies_of_its_base(half: Path, tmp_path: Path, dtype: Any) -> None:
+def test_a_merged_adapter_keeps_the_rotary_frequencies_of_its_base(half, tmp_path, dtype):
     build_tiny_adapter(half, tmp_path / "adapter")
     merged = load_policy(str(tmp_path / "adapter"), dtype=dtype, device="cpu").model
     assert {weight.dtype for weight in merged.parameters()} == {torch.bfloat16}
@@ -55,15 +48,7 @@ def test_a_merged_adapter_keeps_the_rotary_frequencies_of_its_base(half: Path, t
         torch.testing.assert_close(buffer, base[name], rtol=0, atol=0)
 
 
-def test_the_model_of_a_lora_training_has_the_dtype_of_its_base(half: Path, tmp_path: Path) -> None:
-    adapter = tmp_path / "adapter"
-    build_tiny_adapter(half, adapter)
-    _merge(SimpleNamespace(model=str(half)), adapter)  # type: ignore[arg-type]
-    assert {tensor.dtype for tensor in load_file(adapter / "model.safetensors").values()} == {torch.bfloat16}
-    assert json.loads((adapter / "config.json").read_text())["dtype"] == "bfloat16"
-
-
-def test_answers_of_two_dtypes_are_not_mixed(tiny_policy_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_answers_of_two_dtypes_are_not_mixed(tiny_policy_dir, data_dir, tmp_path):
     model = str(tiny_policy_dir)
     results = evaluate(model, data_dir, tmp_path / "run", max_new_tokens=2, limit=1, dtype="bfloat16")
     assert results["model_fingerprint"] == identify(model, dtype="bfloat16") == identify(model) + ":bfloat16"
@@ -71,24 +56,21 @@ def test_answers_of_two_dtypes_are_not_mixed(tiny_policy_dir: Path, data_dir: Pa
         evaluate(model, data_dir, tmp_path / "run", max_new_tokens=2, limit=1)
 
 
-def test_the_tiles_of_the_head() -> None:
+def test_the_tiles_of_the_head():
     assert head_columns("cpu") == 512
     assert head_columns("cuda") == trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE == memory._TILE_PLAIN
 
 
-def test_the_dry_run_counts_the_tile_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dry_run_counts_the_tile_of_the_device(monkeypatch):
     monkeypatch.setattr(memory, "activations", lambda *_, **__: 0.0)
     text = SimpleNamespace(hidden=8, vocabulary=50000, layers=1, keys=8)
     parameters = SimpleNamespace(total=1, adapters=0, largest=1, trained=1)
-    shape: Any = SimpleNamespace(text=text, parameters=parameters, trains_head=False)
-    run: Any = SimpleNamespace(
-        batch=SimpleNamespace(rows=4), completion=2000, reference=False, generates=False, vllm=False
-    )
-    precision = memory.Precision(weights=4, compute=2)
+    shape = SimpleNamespace(text=text, parameters=parameters, trains_head=False)
 
-    def head(*, cpu: bool, shared: bool) -> float:
-        placement = memory.Placement(precision=precision, cpu=cpu)
-        return memory.parts(shape, SimpleNamespace(), run, placement, shared=shared)["head"]  # type: ignore[arg-type]
+    def head(*, cpu, shared):
+        batch, precision = SimpleNamespace(rows=4), memory.Precision(weights=4, compute=2)
+        run = memory.Run(batch=batch, precision=precision, completion=2000, cpu=cpu)
+        return memory.components(shape, SimpleNamespace(), run, shared=shared)["head"]
 
     hidden = 4.0 * 8000 * 8
     assert head(cpu=True, shared=True) - hidden == 4096 * 512 * 2
@@ -111,21 +93,12 @@ def test_the_dry_run_counts_the_tile_of_the_device(monkeypatch: pytest.MonkeyPat
         (5_000_000, 9.0, 1, 1, 1),
     ],
 )
-def test_small_models_get_one_thread_on_busy_cores(
-    parameters: int, load: float, cores: int, threads: int, expected: int
-) -> None:
+def test_small_models_get_one_thread_on_busy_cores(parameters, load, cores, threads, expected):
     assert choose_threads(parameters, load=load, cores=cores, threads=threads) == expected
 
 
 @pytest.mark.parametrize(("load", "variable", "expected"), [(50.0, "", 1), (50.0, "2", 2), (0.0, "", 2)])
-def test_the_number_is_set_and_told(
-    tiny_policy_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    load: float,
-    variable: str,
-    expected: int,
-) -> None:
+def test_the_number_is_set_and_told(tiny_policy_dir, monkeypatch, capsys, load, variable, expected):
     model = load_policy(str(tiny_policy_dir), device="cpu").model
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)

@@ -1,11 +1,7 @@
 """Images that a model's processor cannot take are found before the model is asked."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -33,7 +29,7 @@ NARROW = "row 3 (id 'q2'), images/2.png, 2000 x 5 pixels: absolute aspect ratio 
 
 
 @pytest.fixture
-def narrow(data_dir: Path, tmp_path: Path) -> Path:
+def narrow(data_dir, tmp_path):
     """The eight questions, the third about an image of 2000 x 5 pixels."""
     folder = tmp_path / "narrow"
     shutil.copytree(data_dir, folder)
@@ -54,7 +50,7 @@ def narrow(data_dir: Path, tmp_path: Path) -> Path:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_the_answer_is_that_of_the_processor(processor: Any, refused: set[tuple[int, int]]) -> None:
+def test_the_answer_is_that_of_the_processor(processor, refused):
     fit = ImageFit(model="m", processor=processor)
     assert {size for size in SIZES if fit(size)} == refused
     for size in refused:
@@ -62,7 +58,7 @@ def test_the_answer_is_that_of_the_processor(processor: Any, refused: set[tuple[
             processor(images=[Image.new("RGB", size)], return_tensors="pt")
 
 
-def test_rows_are_named(narrow: Path, tiny_policy_dir: Path, command: Any, tmp_path: Path) -> None:
+def test_rows_are_named(narrow, tiny_policy_dir, command, tmp_path):
     arguments = ["eval", tiny_policy_dir, "--data", narrow, "--max-new-tokens", 2, "--out", tmp_path / "run"]
     code, _, err = command(*arguments)
     assert code == 1
@@ -79,7 +75,7 @@ def test_rows_are_named(narrow: Path, tiny_policy_dir: Path, command: Any, tmp_p
     assert NARROW in err
 
 
-def test_training_and_its_plan_refuse(narrow: Path, write_config: Any, command: Any) -> None:
+def test_training_and_its_plan_refuse(narrow, write_config, command):
     file = write_config(data={"train": str(narrow)})
     for more in (["--dry-run"], []):
         code, _, err = command("train", "grpo", "--config", file, *more)
@@ -92,7 +88,7 @@ def test_training_and_its_plan_refuse(narrow: Path, write_config: Any, command: 
     assert NARROW in err
 
 
-def test_data_check_and_import(narrow: Path, data_dir: Path, tiny_policy_dir: Path, command: Any) -> None:
+def test_data_check_and_import(narrow, data_dir, tiny_policy_dir, command):
     code, out, _ = command("data", "check", narrow)
     assert code == 0
     code, out, _ = command("data", "check", narrow, "--model", tiny_policy_dir)
@@ -117,9 +113,7 @@ def test_data_check_and_import(narrow: Path, data_dir: Path, tiny_policy_dir: Pa
     assert len(json.loads(out)["unfit"]) == 1
 
 
-def test_ask_refuses_before_the_model_is_loaded(
-    narrow: Path, tiny_policy_dir: Path, command: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ask_refuses_before_the_model_is_loaded(narrow, tiny_policy_dir, command, monkeypatch):
     asked = ["--image", narrow / "images/2.png", "--question", "Which?", "--option", "a", "--option", "b"]
     with monkeypatch.context() as patch:
         patch.setattr("medvlm_r1.serving.medvlm.MedVLM.load", None)
@@ -134,7 +128,7 @@ def test_ask_refuses_before_the_model_is_loaded(
         generator.generate([item], GenerationSettings(max_new_tokens=1))
 
 
-def test_pixel_bounds_that_contradict_the_processor(write_config: Any, command: Any) -> None:
+def test_pixel_bounds_that_contradict_the_processor(write_config, command):
     for bounds, message in (
         (["max_pixels=700"], "max_pixels (700) is below min_pixels (784)"),
         (["max_pixels=700", "min_pixels=100"], "max_pixels (700) is below the pixels of one image token (784)"),
@@ -145,8 +139,8 @@ def test_pixel_bounds_that_contradict_the_processor(write_config: Any, command: 
             assert message in err
 
 
-def test_a_missing_package_is_named_with_its_extra(tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def needs_package(*_: Any, **__: Any) -> None:
+def test_a_missing_package_is_named_with_its_extra(tiny_policy_dir, monkeypatch):
+    def needs_package(*_, **__):
         raise ImportError("Package `num2words` is required to run SmolVLM processor.")
 
     monkeypatch.setattr(AutoProcessor, "from_pretrained", needs_package)
@@ -155,7 +149,7 @@ def test_a_missing_package_is_named_with_its_extra(tiny_policy_dir: Path, monkey
             load(tiny_policy_dir)
 
 
-def test_unreadable_images_are_not_asked_about(narrow: Path, tiny_policy_dir: Path) -> None:
+def test_unreadable_images_are_not_asked_about(narrow, tiny_policy_dir):
     (narrow / "images" / "0.png").write_bytes(b"no image")
     samples = read_folder(narrow)
     assert [sample.id for sample in unreadable_samples(samples, image_sizes(narrow, samples))] == ["q0"]

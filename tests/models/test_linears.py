@@ -1,7 +1,5 @@
 """Linear layers by oneDNN: the same results, and everything as it was afterwards."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn
@@ -10,14 +8,14 @@ from medvlm_r1.models import onednn_linear as linears
 from medvlm_r1.models.onednn_linear import fast_inference
 
 
-def model() -> nn.Sequential:
+def model():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(64, 32), nn.GELU(), nn.Linear(32, 7, bias=False))
 
 
 @pytest.mark.parametrize("shape", [(64,), (1, 64), (5, 64), (2, 3, 64), (0, 64)])
 @pytest.mark.parametrize("room", [0, 64 * 32 * 4, 1 << 30])
-def test_the_products_are_the_same(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], room: int) -> None:
+def test_the_products_are_the_same(monkeypatch, shape, room):
     monkeypatch.setattr(linears, "_MOST_BYTES", room)
     layers, rows = model(), torch.randn(shape)
     with torch.no_grad():
@@ -30,7 +28,7 @@ def test_the_products_are_the_same(monkeypatch: pytest.MonkeyPatch, shape: tuple
             assert torch.allclose(layers(apart), expected, atol=1e-6)
 
 
-def test_layers_are_as_they_were_afterwards_whatever_happened() -> None:
+def test_layers_are_as_they_were_afterwards_whatever_happened():
     layers = model()
     with torch.no_grad():
         with pytest.raises(ZeroDivisionError), fast_inference(layers):
@@ -45,7 +43,7 @@ def test_layers_are_as_they_were_afterwards_whatever_happened() -> None:
             assert torch.allclose(layers(rows), nn.Sequential(*layers)(rows), atol=1e-6)
 
 
-def test_one_thread_at_a_time_replaces_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_thread_at_a_time_replaces_layers(monkeypatch):
     locked = []
     takes = linears._takes
     monkeypatch.setattr(linears, "_takes", lambda module: locked.append(linears._LOCK.locked()) or takes(module))
@@ -54,7 +52,7 @@ def test_one_thread_at_a_time_replaces_layers(monkeypatch: pytest.MonkeyPatch) -
     assert locked == [True] * 4
 
 
-def test_a_tied_weight_is_laid_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tied_weight_is_laid_out_once(monkeypatch):
     one = nn.Linear(8, 8, bias=False)
     other = nn.Linear(8, 8, bias=False)
     other.weight = one.weight
@@ -64,7 +62,7 @@ def test_a_tied_weight_is_laid_out_once(monkeypatch: pytest.MonkeyPatch) -> None
         assert torch.allclose(other(rows), rows @ one.weight.T, atol=1e-6)
 
 
-def test_training_other_types_and_replaced_layers_are_left_alone() -> None:
+def test_training_other_types_and_replaced_layers_are_left_alone():
     class Other(nn.Linear):
         pass
 
@@ -80,11 +78,11 @@ def test_training_other_types_and_replaced_layers_are_left_alone() -> None:
         assert plain.double()(torch.randn(2, 64).double()).dtype == torch.float64
 
 
-def test_autocast_gives_the_type_it_gives_elsewhere() -> None:
+def test_autocast_gives_the_type_it_gives_elsewhere():
     plain, rows = model(), torch.randn(2, 64)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected = plain(rows)
         with fast_inference(plain):
-            found = plain(rows)
-    assert expected.dtype == found.dtype == torch.bfloat16
-    assert torch.equal(found, expected)
+            got = plain(rows)
+    assert expected.dtype == got.dtype == torch.bfloat16
+    assert torch.equal(got, expected)

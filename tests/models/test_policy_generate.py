@@ -1,23 +1,19 @@
 """Generation: the same answers whatever the batch, in the order of the questions, without image tokens."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 import torch
 from PIL import Image
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
-from medvlm_r1.models.load import Policy, vision_token_ids
+from medvlm_r1.models.load import vision_token_ids
 
-SHORT = GenerationSettings(max_new_tokens=6)
+TOKENS = 6
 
 
-def question(text: str, *sizes: tuple[int, int]) -> GenerationInput:
+def question(text, *sizes):
     """A question with one image of each size."""
-    content: list[dict[str, Any]] = [*({"type": "image"} for _ in sizes), {"type": "text", "text": text}]
+    content = [*({"type": "image"} for _ in sizes), {"type": "text", "text": text}]
     images = [Image.linear_gradient("L").resize(size).convert("RGB") for size in sizes]
     return GenerationInput(prompt=[{"role": "user", "content": content}], images=images)
 
@@ -32,10 +28,15 @@ ITEMS = [
 ]
 
 
-def bias(policy: Policy, tokens: list[int], by: float) -> None:
+def complete(policy, items=ITEMS, batch_size=8, **settings):
+    settings = GenerationSettings(max_new_tokens=TOKENS, **settings)
+    return LocalGenerator(policy=policy, batch_size=batch_size).generate(items, settings)
+
+
+def bias(policy, tokens, by):
     """Raise the logits of some tokens at every step."""
 
-    def add(module: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+    def add(module, inputs, logits):
         raised = logits.clone()
         raised[..., tokens] += by
         return raised
@@ -43,14 +44,14 @@ def bias(policy: Policy, tokens: list[int], by: float) -> None:
     policy.model.lm_head.register_forward_hook(add)
 
 
-def test_equals_a_plain_loop_over_full_forwards(policy: Policy) -> None:
-    generations = LocalGenerator(policy=policy, batch_size=3).generate(ITEMS, SHORT)
+def test_equals_a_plain_loop_over_full_forwards(policy):
+    generations = complete(policy, batch_size=3)
     forbidden = vision_token_ids(policy.model)
     for item, generation in zip(ITEMS, generations, strict=True):
         text = policy.processor.apply_chat_template(list(item.prompt), add_generation_prompt=True)
         inputs = policy.processor(text=[text], images=list(item.images) or None, return_tensors="pt")
         length = inputs["input_ids"].shape[1]
-        for _ in range(SHORT.max_new_tokens):
+        for _ in range(TOKENS):
             logits = policy.model(**inputs).logits[0, -1]
             logits[forbidden] = -torch.inf
             token = logits.argmax().view(1, 1)
@@ -62,23 +63,20 @@ def test_equals_a_plain_loop_over_full_forwards(policy: Policy) -> None:
         completion = inputs["input_ids"][0, length:]
         assert generation.text == policy.processor.tokenizer.decode(completion, skip_special_tokens=True)
         assert generation.n_tokens == len(completion)
-        assert generation.truncated == (len(completion) == SHORT.max_new_tokens)
+        assert generation.truncated == (len(completion) == TOKENS)
     assert len({generation.text for generation in generations}) > 3
 
 
-def test_batch_and_order_change_nothing(policy: Policy) -> None:
-    together = LocalGenerator(policy=policy, batch_size=8).generate(ITEMS, SHORT)
-    assert LocalGenerator(policy=policy, batch_size=1).generate(ITEMS, SHORT) == together
-    assert LocalGenerator(policy=policy, batch_size=2).generate(ITEMS[::-1], SHORT) == together[::-1]
-    assert LocalGenerator(policy=policy).generate([], SHORT) == []
+def test_batch_and_order_change_nothing(policy):
+    together = complete(policy)
+    assert complete(policy, batch_size=1) == together
+    assert complete(policy, ITEMS[::-1], batch_size=2) == together[::-1]
+    assert complete(policy, []) == []
 
 
-def test_sampling_is_seeded_and_leaves_the_random_state_alone(policy: Policy) -> None:
-    generator = LocalGenerator(policy=policy)
-
-    def sample(seed: int) -> list[str]:
-        settings = GenerationSettings(max_new_tokens=6, temperature=1.0, seed=seed)
-        return [generation.text for generation in generator.generate(ITEMS, settings)]
+def test_sampling_is_seeded_and_leaves_the_random_state_alone(policy):
+    def sample(seed):
+        return [completion.text for completion in complete(policy, temperature=1.0, seed=seed)]
 
     before = torch.get_rng_state()
     first = sample(1)
@@ -88,48 +86,39 @@ def test_sampling_is_seeded_and_leaves_the_random_state_alone(policy: Policy) ->
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-6])
-def test_a_temperature_too_small_to_divide_by_is_greedy(policy: Policy, temperature: float) -> None:
-    generator = LocalGenerator(policy=policy)
-    greedy = generator.generate(ITEMS[:2], SHORT)
-    cold = GenerationSettings(max_new_tokens=6, temperature=temperature)
-    assert generator.generate(ITEMS[:2], cold) == greedy
+def test_a_temperature_too_small_to_divide_by_is_greedy(policy, temperature):
+    assert complete(policy, ITEMS[:2], temperature=temperature) == complete(policy, ITEMS[:2])
 
 
-def test_image_tokens_are_never_generated(policy: Policy) -> None:
+def test_image_tokens_are_never_generated(policy):
     forbidden = vision_token_ids(policy.model)
     bias(policy, forbidden, 1000.0)
     inputs = torch.tensor([[1, 2, 3]])
     assert set(policy.model.generate(inputs, max_new_tokens=3, do_sample=False)[0, 3:].tolist()) <= set(forbidden)
     for temperature in (0.0, 1.0):
-        settings = GenerationSettings(max_new_tokens=4, temperature=temperature)
-        for generation in LocalGenerator(policy=policy).generate(ITEMS, settings):
-            assert generation.n_tokens == 4
+        for generation in complete(policy, temperature=temperature):
+            assert generation.n_tokens == TOKENS
             assert generation.text
 
 
-def test_end_token_closes_a_completion(policy: Policy) -> None:
+def test_end_token_closes_a_completion(policy):
     bias(policy, [policy.processor.tokenizer.eos_token_id], 1000.0)
-    for generation in LocalGenerator(policy=policy).generate(ITEMS, SHORT):
+    for generation in complete(policy):
         assert (generation.text, generation.n_tokens, generation.truncated) == ("", 0, False)
 
 
-def test_settings_shipped_with_a_checkpoint_do_not_apply(policy: Policy) -> None:
-    expected = LocalGenerator(policy=policy).generate(ITEMS, SHORT)
-    for name, value in {
-        "do_sample": True,
-        "temperature": 9.0,
-        "top_k": 3,
-        "repetition_penalty": 7.0,
-        "max_length": 5,
-    }.items():
+def test_settings_shipped_with_a_checkpoint_do_not_apply(policy):
+    expected = complete(policy)
+    shipped = {"do_sample": True, "temperature": 9.0, "top_k": 3, "repetition_penalty": 7.0, "max_length": 5}
+    for name, value in shipped.items():
         setattr(policy.model.generation_config, name, value)
-    assert LocalGenerator(policy=policy).generate(ITEMS, SHORT) == expected
+    assert complete(policy) == expected
 
 
-def test_misuse_is_named(policy: Policy) -> None:
+def test_misuse_is_named(policy):
     lone = GenerationInput(prompt=ITEMS[0].prompt)
     with pytest.raises(UserError, match="Item 1 has 1 image placeholders in its prompt and 0 images"):
-        LocalGenerator(policy=policy).generate([ITEMS[0], lone], SHORT)
+        complete(policy, [ITEMS[0], lone])
     with pytest.raises(UserError, match="max_new_tokens is 0"):
         GenerationSettings(max_new_tokens=0)
     for temperature in (-0.1, float("nan"), float("inf")):

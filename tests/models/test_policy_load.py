@@ -1,10 +1,8 @@
 """Finding and loading a policy."""
 
-from __future__ import annotations
-
 import json
+import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from medvlm_r1.models import load
 from medvlm_r1.models.load import fingerprint, load_policy, vision_token_ids
 
 
-def test_loads_ready_to_answer(tiny_policy_dir: Path) -> None:
+def test_loads_ready_to_answer(tiny_policy_dir):
     policy = load_policy(str(tiny_policy_dir), device="cpu")
     assert policy.name == str(tiny_policy_dir)
     assert not policy.model.training
@@ -26,7 +24,7 @@ def test_loads_ready_to_answer(tiny_policy_dir: Path) -> None:
     assert load_policy(str(tiny_policy_dir), dtype="bfloat16", device="cpu").model.dtype == torch.bfloat16
 
 
-def test_vision_tokens_from_model_and_processor(tiny_policy_dir: Path) -> None:
+def test_vision_tokens_from_model_and_processor(tiny_policy_dir):
     policy = load_policy(str(tiny_policy_dir))
     names = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
     expected = sorted(policy.processor.tokenizer.convert_tokens_to_ids(names))
@@ -36,7 +34,7 @@ def test_vision_tokens_from_model_and_processor(tiny_policy_dir: Path) -> None:
     assert vision_token_ids() == []
 
 
-def test_fingerprint_follows_what_changes_answers(copy: Path, tiny_policy_dir: Path) -> None:
+def test_fingerprint_follows_what_changes_answers(copy, tiny_policy_dir):
     original = fingerprint(str(tiny_policy_dir))
     assert fingerprint(str(copy)) == original
     (copy / "README.md").write_text("a card")
@@ -45,25 +43,14 @@ def test_fingerprint_follows_what_changes_answers(copy: Path, tiny_policy_dir: P
     (copy / "chat_template.jinja").write_text(template + " ")
     assert fingerprint(str(copy)) != original
     (copy / "chat_template.jinja").write_text(template)
-    tensors = load_file(copy / "model.safetensors")
-    tensors["lm_head.weight"][0, 0] += 1e-3
-    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    _weights(lambda tensors: tensors["lm_head.weight"].add_(1e-3))(copy)
     assert fingerprint(str(copy)) != original
 
 
-def _no_weights(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-
-
-def _cut_short(folder: Path) -> None:
-    content = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
-
-
-def _weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+def _weights(change):
     """Rewrites the weights of a folder."""
 
-    def damage(folder: Path) -> None:
+    def damage(folder):
         tensors = load_file(folder / "model.safetensors")
         change(tensors)
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -71,43 +58,37 @@ def _weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[P
     return damage
 
 
-def _added(*names: str) -> Callable[[Path], None]:
+def _added(*names):
     return _weights(lambda tensors: tensors.update({name: torch.zeros(2, 16) for name in names}))
 
 
-def _without(*names: str) -> Callable[[Path], None]:
+def _without(*names):
     return _weights(lambda tensors: [tensors.pop(name) for name in names])
 
 
-def _renamed(tensors: dict[str, torch.Tensor]) -> None:
+def _renamed(tensors):
     for name in list(tensors):
         tensors[f"base_model.model.{name}"] = tensors.pop(name)
 
 
-def _tied(folder: Path) -> None:
+def _tied(folder):
     config = json.loads((folder / "config.json").read_text())
     config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = True
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def _adapter_only(folder: Path) -> None:
-    (folder / "config.json").rename(folder / "adapter_config.json")
-
-
-def _text_model(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}))
+TEXT_MODEL = json.dumps({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]})
+HALF = "model.norm.weight", *(f"model.layers.{n}.mlp.up_proj.weight" for n in range(2)), "lm_head.weight"
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_no_weights, r"no \*\.safetensors weights"),
-        (_cut_short, "cannot be loaded"),
+        (lambda folder: (folder / "model.safetensors").rename(folder / "a.bin"), r"no \*\.safetensors weights"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 30_000), "cannot be loaded"),
         (_without("lm_head.weight"), r"1 tensor missing from the file \(lm_head\.weight\)\. Copy the whole folder"),
         (
-            _without(
-                "model.norm.weight", *(f"model.layers.{n}.mlp.up_proj.weight" for n in range(2)), "lm_head.weight"
-            ),
+            _without(*HALF),
             r"4 tensors missing from the file \(lm_head\.weight, .*\.layers\.0\..*, .*\.layers\.1\..*, \.\.\.\)",
         ),
         (
@@ -121,14 +102,17 @@ def _text_model(folder: Path) -> None:
             _weights(lambda tensors: tensors.update({"lm_head.weight": torch.zeros(3, 16)})),
             r"1 tensor of another shape than the model's \(lm_head\.weight\)",
         ),
-        (lambda folder: (_adapter_only(folder), _without("lm_head.weight")(folder)), r"full weights .* and an adapter"),
+        (lambda folder: (folder / "config.json").rename(folder / "adapter_config.json"), "full weights .* an adapter"),
         (lambda folder: (folder / "config.json").unlink(), r"it has no config\.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded"),
-        (_text_model, "cannot be loaded as an image-text-to-text model"),
+        (
+            lambda folder: (folder / "config.json").write_text(TEXT_MODEL),
+            "cannot be loaded as an image-text-to-text model",
+        ),
         (lambda folder: (folder / "processor_config.json").unlink(), "processor"),
     ],
 )
-def test_unusable_folders(copy: Path, damage: Callable[[Path], object], message: str) -> None:
+def test_unusable_folders(copy, damage, message):
     damage(copy)
     with pytest.raises(UserError, match=message):
         load_policy(str(copy))
@@ -144,19 +128,15 @@ def test_unusable_folders(copy: Path, damage: Callable[[Path], object], message:
     ],
     ids=["tied, both stored", "tied, no head", "tied, no embedding", "old buffer"],
 )
-def test_tied_weights_and_what_a_family_no_longer_has_are_not_missed(
-    copy: Path, harmless: Callable[[Path], object]
-) -> None:
+def test_tied_weights_and_what_a_family_no_longer_has_are_not_missed(copy, harmless):
     harmless(copy)
     load_policy(str(copy), device="cpu")
 
 
-def test_hub_is_asked_only_when_there_is_no_folder(
-    tiny_policy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names: list[str] = []
+def test_hub_is_asked_only_when_there_is_no_folder(tiny_policy_dir, tmp_path, monkeypatch):
+    names = []
 
-    def snapshot_download(name: str, *, allow_patterns: list[str], local_files_only: bool) -> str:
+    def snapshot_download(name, *, allow_patterns, local_files_only):
         assert not local_files_only
         names.append(name)
         assert not any(pattern.endswith((".py", ".bin")) for pattern in allow_patterns)
@@ -177,7 +157,7 @@ def test_hub_is_asked_only_when_there_is_no_folder(
     assert names == ["owner/model", "owner/other"]
 
 
-def test_phantom_base_is_the_folder_inside_the_package(tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_phantom_base_is_the_folder_inside_the_package(tiny_policy_dir, monkeypatch):
     assert load.phantom_base_dir().parent == Path(load.__file__).parent
     monkeypatch.setattr(load, "phantom_base_dir", lambda: tiny_policy_dir)
     assert fingerprint("phantom-base") == fingerprint(str(tiny_policy_dir))

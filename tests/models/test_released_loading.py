@@ -4,17 +4,13 @@ The released MedVLM-R1 is used with transformers alone: `Qwen2VLForConditionalGe
 template over an image and the question, greedy, up to 1024 new tokens.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from medvlm_r1.data import Sample, load_image, read_folder
+from medvlm_r1.data import load_image, read_folder
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
 from medvlm_r1.models.load import PHANTOM_BASE, load_policy, phantom_base_dir
 from medvlm_r1.phantom.benchmark import write_benchmark
@@ -46,57 +42,33 @@ print(json.dumps(texts))
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("phantom")
     write_benchmark(folder, split="test", modalities=["MRI", "CT"], n=2)
     return folder
 
 
-@pytest.fixture
-def exported(data: Path, write_config: Callable[..., Path], tmp_path: Path) -> Path:
-    """What two steps of GRPO make of the embedded base: adapters, merged, exported."""
-    config = write_config(
-        model=PHANTOM_BASE,
-        data={"train": str(data)},
-        lora={"r": 4},
-        trainer={"max_completion_length": 64, "learning_rate": 1e-4},
-    )
+@pytest.fixture(params=["embedded base", "trained"])
+def folder(request, data, write_config, tmp_path):
+    """The embedded base, or what two steps of GRPO make of it: adapters, merged, exported."""
+    if request.param == "embedded base":
+        return phantom_base_dir()
+    trainer = {"max_completion_length": 64, "learning_rate": 1e-4}
+    config = write_config(model=PHANTOM_BASE, data={"train": str(data)}, lora={"r": 4}, trainer=trainer)
     train_grpo(load_config(config))
     return export(tmp_path / "run", tmp_path / "published")
 
 
-def _released(folder: Path, data: Path, samples: list[Sample]) -> list[str]:
+def test_a_model_is_loaded_as_the_released_model_is(data, folder):
+    samples = read_folder(data)
     asked = [[str(data / sample.images[0]), render_prompt(sample)] for sample in samples]
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", RELEASED, str(folder)],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    command = [sys.executable, "-I", "-c", RELEASED, str(folder)]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    texts: list[str] = json.loads(done.stdout.splitlines()[-1])
-    return texts
-
-
-def _ours(folder: Path, data: Path, samples: list[Sample]) -> list[str]:
-    generator = LocalGenerator(policy=load_policy(str(folder), device="cpu"))
+    texts = json.loads(done.stdout.splitlines()[-1])
     items = [
         GenerationInput(prompt=messages(sample), images=[load_image(data / sample.images[0])]) for sample in samples
     ]
-    return [found.text for found in generator.generate(items, GenerationSettings(max_new_tokens=1024))]
-
-
-def test_the_embedded_base_is_loaded_as_the_released_model_is(data: Path) -> None:
-    samples = list(read_folder(data))
-    texts = _released(phantom_base_dir(), data, samples)
-    assert texts == _ours(phantom_base_dir(), data, samples)
-    assert all(texts)
-
-
-def test_an_exported_model_is_loaded_as_the_released_model_is(data: Path, exported: Path) -> None:
-    samples = list(read_folder(data))
-    texts = _released(exported, data, samples)
-    assert texts == _ours(exported, data, samples)
+    generator = LocalGenerator(policy=load_policy(str(folder), device="cpu"))
+    assert texts == [answer.text for answer in generator.generate(items, GenerationSettings(max_new_tokens=1024))]
     assert all(texts)

@@ -1,15 +1,12 @@
 """Assistant prefill, letter probabilities and samples on a server: each way to get them, each refusal by name."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from chat_server import METHODS, SETTINGS, WELL, Server, Vllm, completion, item
+from chat_server import METHODS, SETTINGS, WELL, Vllm, completion, item
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.generate import GenerationSettings
 from medvlm_r1.models.remote import ServerGenerator, ServerGone
@@ -21,22 +18,22 @@ SAMPLED = GenerationSettings(max_new_tokens=20, temperature=1.0, seed=3)
 OLD = {"logprob_token_ids": METHODS[1:], "allowed_token_ids": METHODS[2:], "structured_outputs": METHODS[3:]}
 
 
-def generator(server: Server) -> ServerGenerator:
+def generator(server):
     return ServerGenerator(url=server.url, name="m", retries=0, pause=0)
 
 
-def opened(server: Server, **changes: Any) -> PrefillServer:
+def opened(server, **changes):
     Vllm(**changes).serve(server)
     return PrefillServer(server=generator(server))
 
 
-def probabilities(support: PrefillServer, n: int = 4) -> tuple[float, ...]:
+def probabilities(support, n=4):
     with support.server.client() as client:
         return support.letter_probabilities(client, replace(item("Which?"), prefill=TO_LETTER), n)
 
 
 @pytest.mark.parametrize("template", ["plain", "opens"])
-def test_a_prefill_is_continued(server: Server, template: str) -> None:
+def test_a_prefill_is_continued(server, template):
     support = opened(server, template=template)
     assert support.check() == ""
     before = len(server.requests)
@@ -61,7 +58,7 @@ def test_a_prefill_is_continued(server: Server, template: str) -> None:
         ({"tokenize": None}, "URL has no /tokenize .*404"),
     ],
 )
-def test_a_server_that_cannot_continue_a_prefill_is_named(server: Server, lacks: dict[str, Any], reason: str) -> None:
+def test_a_server_that_cannot_continue_a_prefill_is_named(server, lacks, reason):
     tokenize = server.tokenize
     support = opened(server, **{name: value for name, value in lacks.items() if value is not None})
     if None in lacks.values():
@@ -72,9 +69,7 @@ def test_a_server_that_cannot_continue_a_prefill_is_named(server: Server, lacks:
 
 @pytest.mark.parametrize("tokenizer", ["words", "joins"])
 @pytest.mark.parametrize("methods", [METHODS, *OLD.values()])
-def test_every_way_to_letter_probabilities_gives_the_same(
-    server: Server, methods: tuple[str, ...], tokenizer: str
-) -> None:
+def test_every_way_to_letter_probabilities_gives_the_same(server, methods, tokenizer):
     support = opened(server, methods=methods, tokenizer=tokenizer)
     assert support.check(4) == ""
     weights = [math.exp(-0.1 * index) for index in range(4)]
@@ -89,7 +84,7 @@ def test_every_way_to_letter_probabilities_gives_the_same(
 
 
 @pytest.mark.parametrize("refused", METHODS[:3])
-def test_the_next_way_is_taken_where_one_is_refused(server: Server, refused: str) -> None:
+def test_the_next_way_is_taken_where_one_is_refused(server, refused):
     support = opened(server, refuses=METHODS[: METHODS.index(refused) + 1])
     assert support.check(4) == ""
     probabilities(support)
@@ -104,13 +99,13 @@ def test_the_next_way_is_taken_where_one_is_refused(server: Server, refused: str
         ({"tokenizer": "letterless"}, "URL: the tokenizer does not tell the letters A to D apart"),
     ],
 )
-def test_a_server_without_letter_probabilities_is_named(server: Server, lacks: dict[str, Any], reason: str) -> None:
+def test_a_server_without_letter_probabilities_is_named(server, lacks, reason):
     support = opened(server, **lacks)
     assert support.check() == ""
     assert re.search(reason.replace("URL", server.url), support.check(4))
 
 
-def test_letters_that_are_not_among_the_most_probable_tokens(server: Server) -> None:
+def test_letters_that_are_not_among_the_most_probable_tokens(server):
     support = opened(server, methods=("top_logprobs",))
     assert support.check(4) == ""
     with support.server.client() as client:
@@ -122,26 +117,26 @@ def test_letters_that_are_not_among_the_most_probable_tokens(server: Server) -> 
     assert values == pytest.approx([1 / (1 + math.e), math.e / (1 + math.e), 0, 0])
 
 
-def scored(logprobs: dict[str, float]) -> dict[str, Any]:
+def scored(logprobs):
     entries = [{"token": token, "logprob": value} for token, value in logprobs.items()]
     reply = completion("B")
     reply["choices"][0]["logprobs"] = {"content": [{**entries[0], "top_logprobs": entries}]}
     return reply
 
 
-def test_a_server_that_is_gone_is_no_refusal(server: Server) -> None:
+def test_a_server_that_is_gone_is_no_refusal(server):
     support = opened(server)
     server.reply = lambda _: (503, {"error": {"message": "down"}})
     with pytest.raises(ServerGone, match="down"):
         support.check()
 
 
-def sampled(server: Server) -> list[Any]:
+def sampled(server):
     with generator(server).client() as client:
         return generator(server).complete(client, item("Which?"), SAMPLED, 5)
 
 
-def test_samples_of_one_prompt_are_one_request(server: Server) -> None:
+def test_samples_of_one_prompt_are_one_request(server):
     Vllm().serve(server)
     generations = sampled(server)
     assert [generation.text for generation in generations] == [WELL] * 5
@@ -154,21 +149,13 @@ def test_samples_of_one_prompt_are_one_request(server: Server) -> None:
 @pytest.mark.parametrize(
     ("lacks", "seeds"), [({"refuses": ("n",)}, [3, 3, 4, 5, 6, 7]), ({"samples": 2}, [3, 5, 6, 7])]
 )
-def test_where_one_request_gives_too_few_samples_the_others_are_requested_one_by_one(
-    server: Server, lacks: dict[str, Any], seeds: list[int]
-) -> None:
+def test_where_one_request_gives_too_few_samples_the_others_are_requested_one_by_one(server, lacks, seeds):
     Vllm(**lacks).serve(server)
     assert len(sampled(server)) == 5
     assert [request["seed"] for request in server.requests] == seeds
 
 
-@pytest.mark.parametrize(("reason", "n_tokens"), [("stop", 6), ("length", 7)])
-def test_the_end_token_is_not_counted(server: Server, reason: str, n_tokens: int) -> None:
-    server.reply = lambda _: (200, completion(WELL, reason))
-    assert generator(server).generate([item("q")], SETTINGS)[0].n_tokens == n_tokens
-
-
-def test_a_reply_of_tokenize_without_tokens_is_an_error(server: Server) -> None:
+def test_a_reply_of_tokenize_without_tokens_is_an_error(server):
     server.tokenize = lambda _: (200, {"count": 3})
     with generator(server).client() as client, pytest.raises(UserError, match=r"has no /tokenize"):
         generator(server).tokenize(client, "A")

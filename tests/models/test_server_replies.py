@@ -1,82 +1,63 @@
 """What servers reply, in all the ways they do: an answer is read, anything else is an error that says what came."""
 
-from __future__ import annotations
-
 import gzip
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from chat_server import SETTINGS, Raw, Server, completion, item
+from chat_server import SETTINGS, Raw, completion, item
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
-from medvlm_r1.models.generate import Generation
 from medvlm_r1.models.remote import ServerGenerator
 
 WELL = "<think>seen</think><answer>A</answer>"
 HTML = "<html><body><h1>504 Gateway Time-out</h1>" + "<p>nginx</p>" * 500 + "</body></html>"
 
 
-def ask(server: Server) -> Generation:
+def ask(server):
     return ServerGenerator(url=server.url, name="m", retries=1, pause=0).generate([item("Which organ?")], SETTINGS)[0]
 
 
-def changed(**changes: Any) -> dict[str, Any]:
+def changed(**changes):
     """A completion with other fields."""
     return {**completion(WELL), **changes}
 
 
-def choice(**changes: Any) -> dict[str, Any]:
+def choice(**changes):
     """A completion with other fields of its choice."""
-    whole = completion(WELL)
-    return {**whole, "choices": [{**whole["choices"][0], **changes}]}
+    return changed(choices=[{**completion(WELL)["choices"][0], **changes}])
 
 
-def parts(*content: Any) -> dict[str, Any]:
+def parts(*content):
     return completion(list(content))
 
 
-def text(value: Any, kind: str = "text") -> dict[str, Any]:
+def text(value, kind="text"):
     return {"type": kind, "text": value}
 
 
-READ: dict[str, tuple[Any, str]] = {
+B, HM = "<answer>B</answer>", "<think>hm</think>"
+BODY = json.dumps(completion(WELL)).encode()
+READ = {
     "text": (completion(WELL), WELL),
     "empty text": (completion(""), ""),
     "one part": (parts(text(WELL)), WELL),
-    "several parts": (
-        parts(text("<think>a</think>"), text("<answer>B</answer>")),
-        "<think>a</think><answer>B</answer>",
-    ),
+    "several parts": (parts(text(HM), text(B)), HM + B),
     "parts of Responses": (parts(text(WELL, "output_text")), WELL),
     "bare texts as parts": (parts("<answer>", "C", "</answer>"), "<answer>C</answer>"),
     "no parts": (parts(), ""),
-    "thinking part": (
-        parts({"type": "thinking", "thinking": [text("hm")]}, text("<answer>B</answer>")),
-        "<think>hm</think><answer>B</answer>",
-    ),
-    "reasoning_content": (
-        completion("<answer>B</answer>", reasoning_content="hm"),
-        "<think>hm</think><answer>B</answer>",
-    ),
-    "reasoning": (completion("<answer>B</answer>", reasoning="hm"), "<think>hm</think><answer>B</answer>"),
-    "reasoning as parts": (completion("B", reasoning_content=[text("h"), text("m")]), "<think>hm</think>B"),
+    "thinking part": (parts({"type": "thinking", "thinking": [text("hm")]}, text(B)), HM + B),
+    "reasoning_content": (completion(B, reasoning_content="hm"), HM + B),
+    "reasoning": (completion(B, reasoning="hm"), HM + B),
+    "reasoning as parts": (completion("B", reasoning_content=[text("h"), text("m")]), HM + "B"),
     "reasoning twice": (completion(WELL, reasoning_content="seen"), WELL),
-    "both names of reasoning": (completion("B", reasoning="hm", reasoning_content="hm"), "<think>hm</think>B"),
+    "both names of reasoning": (completion("B", reasoning="hm", reasoning_content="hm"), HM + "B"),
     "empty reasoning": (completion(WELL, reasoning_content=""), WELL),
     "null reasoning": (completion(WELL, reasoning_content=None), WELL),
-    "reasoning that a chat template opened": (
-        completion("hm</think>\n<answer>B</answer>"),
-        "<think>hm</think>\n<answer>B</answer>",
-    ),
-    "answer without reasoning": (completion("<answer>B</answer>"), "<answer>B</answer>"),
-    "cut off after reasoning": (
-        completion("<answer>B", "length", reasoning_content="hm"),
-        "<think>hm</think><answer>B",
-    ),
-    "reasoning alone": (completion(None, reasoning_content="hm"), "<think>hm</think>"),
+    "reasoning that a chat template opened": (completion(f"hm</think>\n{B}"), f"{HM}\n{B}"),
+    "answer without reasoning": (completion(B), B),
+    "cut off after reasoning": (completion("<answer>B", "length", reasoning_content="hm"), HM + "<answer>B"),
+    "reasoning alone": (completion(None, reasoning_content="hm"), HM),
     "reasoning cut off": (completion(None, "length", reasoning_content="hm"), "<think>hm"),
     "null, cut off": (completion(None, "length"), ""),
     "refusal": (completion(None, refusal="I cannot help with that."), "I cannot help with that."),
@@ -86,20 +67,17 @@ READ: dict[str, tuple[Any, str]] = {
     "finish_reason of another type": (choice(finish_reason=3), WELL),
     "no role": (choice(message={"content": WELL}), WELL),
     "null error": (changed(error=None), WELL),
-    "text/plain": (Raw(json.dumps(completion(WELL)).encode(), "text/plain"), WELL),
-    "no content type": (Raw(json.dumps(completion(WELL)).encode(), ""), WELL),
-    "byte order mark": (Raw(b"\xef\xbb\xbf" + json.dumps(completion(WELL)).encode()), WELL),
-    "compressed": (
-        Raw(gzip.compress(json.dumps(completion(WELL)).encode()), headers={"Content-Encoding": "gzip"}),
-        WELL,
-    ),
+    "text/plain": (Raw(BODY, "text/plain"), WELL),
+    "no content type": (Raw(BODY, ""), WELL),
+    "byte order mark": (Raw(b"\xef\xbb\xbf" + BODY), WELL),
+    "compressed": (Raw(gzip.compress(BODY), headers={"Content-Encoding": "gzip"}), WELL),
     "half a surrogate pair": (Raw(json.dumps(completion("\ud83d")).encode()), "\ud83d"),
     "an unknown field": (changed(kv_transfer_params={"a": [1]}), WELL),
     "two choices": (changed(choices=completion(WELL)["choices"] + completion("other")["choices"]), WELL),
 }
 
 # A reply, what the error says, and how often it was asked for.
-REFUSED: dict[str, tuple[Any, str, int]] = {
+REFUSED = {
     "broken JSON": (Raw(b'{"choices": [{"mess'), "the reply is not JSON: .*mess", 3),
     "empty body": (Raw(b""), r"not JSON: \(empty\)", 3),
     "HTML": (Raw(HTML.encode(), "text/html"), "not JSON: <html>.*504", 3),
@@ -142,12 +120,8 @@ REFUSED: dict[str, tuple[Any, str, int]] = {
 }
 
 
-def test_enough_replies_are_tried() -> None:
-    assert len(READ) + len(REFUSED) + len(STATUS) + len(STREAMS) >= 80
-
-
 @pytest.mark.parametrize("name", READ)
-def test_an_answer_is_read(server: Server, name: str) -> None:
+def test_an_answer_is_read(server, name):
     reply, expected = READ[name]
     server.reply = lambda _: (200, reply)
     generation = ask(server)
@@ -160,7 +134,7 @@ def test_an_answer_is_read(server: Server, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_reply_without_an_answer_is_an_error_that_says_what_came(server: Server, name: str) -> None:
+def test_a_reply_without_an_answer_is_an_error_that_says_what_came(server, name):
     reply, message, requests = REFUSED[name]
     server.reply = lambda _: (200, reply)
     with pytest.raises(UserError, match=message) as error:
@@ -173,47 +147,34 @@ def test_a_reply_without_an_answer_is_an_error_that_says_what_came(server: Serve
     assert len(server.requests) == requests
 
 
-STATUS: dict[int, str] = {
-    301: "redirects to http://elsewhere.invalid/v1, which is not followed",
-    302: "redirects to",
-    307: "redirects to",
-    308: "redirects to",
-    400: "status 400: .*nginx",
-    401: "status 401",
-    404: "status 404",
-    413: "status 413",
-    422: "status 422",
-    429: "status 429",
-    500: "status 500",
-    503: "status 503",
-}
+STATUS = {status: f"status {status}: .*nginx" for status in (400, 401, 404, 413, 422, 429, 500, 503)}
+STATUS |= dict.fromkeys((302, 307, 308), "redirects to")
+STATUS[301] = "redirects to http://elsewhere.invalid/v1, which is not followed"
 
 
 @pytest.mark.parametrize("status", STATUS)
-def test_other_statuses_are_told_in_few_words_and_no_redirect_is_followed(server: Server, status: int) -> None:
-    other = Server()
-    try:
-        target = "http://elsewhere.invalid/v1" if status == 301 else f"{other.url}/chat/completions"
-        server.reply = lambda _: (status, Raw(HTML.encode(), "text/html", {"Location": target}))
-        with pytest.raises(UserError, match=STATUS[status]) as error:
-            ask(server)
-        assert len(str(error.value)) < 800
-        # Images and questions go nowhere but to the address that was named.
-        assert other.requests == []
-    finally:
-        other.close()
+def test_other_statuses_are_told_in_few_words_and_no_redirect_is_followed(servers, status):
+    server, other = servers
+    target = "http://elsewhere.invalid/v1" if status == 301 else f"{other.url}/chat/completions"
+    server.reply = lambda _: (status, Raw(HTML.encode(), "text/html", {"Location": target}))
+    with pytest.raises(UserError, match=STATUS[status]) as error:
+        ask(server)
+    assert len(str(error.value)) < 800
+    # Images and questions go nowhere but to the address that was named.
+    assert other.requests == []
+    assert len(server.requests) == (2 if status in (429, 500, 503) else 1)
 
 
-def events(*chunks: Any) -> Raw:
+def events(*chunks):
     body = "".join(f"data: {chunk if isinstance(chunk, str) else json.dumps(chunk)}\n\n" for chunk in chunks)
     return Raw(body.encode(), "text/event-stream")
 
 
-def delta(reason: str | None = None, **fields: Any) -> dict[str, Any]:
+def delta(reason=None, **fields):
     return {"id": "1", "choices": [{"index": 0, "delta": fields, "finish_reason": reason}]}
 
 
-STREAMS: dict[str, tuple[Any, str]] = {
+STREAMS = {
     "HTML": (Raw(HTML.encode(), "text/html"), "not a stream of chat completions"),
     "nothing": (Raw(b"", "text/event-stream"), "not a stream of chat completions"),
     "broken JSON": (events(delta(content="A"), '{"choices": [{'), "the stream broke off"),
@@ -230,7 +191,7 @@ STREAMS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_a_broken_stream_is_an_error(server: Server, name: str) -> None:
+def test_a_broken_stream_is_an_error(server, name):
     reply, message = STREAMS[name]
     server.reply = lambda _: (200, reply)
     stream = ServerGenerator(url=server.url, name="m", retries=0).stream(item("Which organ?"), SETTINGS)
@@ -244,7 +205,7 @@ def test_a_broken_stream_is_an_error(server: Server, name: str) -> None:
     assert stream.generation is None
 
 
-def test_a_stream_of_parts_is_read(server: Server) -> None:
+def test_a_stream_of_parts_is_read(server):
     chunks = [
         delta(reasoning_content="h"),
         delta(content=[text("<answer>B")]),
@@ -258,14 +219,14 @@ def test_a_stream_of_parts_is_read(server: Server) -> None:
     assert not stream.generation.truncated
 
 
-def test_a_bad_reply_is_asked_for_again(server: Server) -> None:
+def test_a_bad_reply_is_asked_for_again(server):
     replies = iter([Raw(b"{"), completion(None)])
     server.reply = lambda _: (200, next(replies, completion(WELL)))
     assert ask(server).text == WELL
     assert len(server.requests) == 3
 
 
-def test_no_finished_answer_is_lost_to_a_bad_reply(server: Server, data_dir: Path, tmp_path: Path) -> None:
+def test_no_finished_answer_is_lost_to_a_bad_reply(server, data_dir, tmp_path):
     """One question of eight is filtered: the others are on disk, and nothing counts as wrong."""
     count = iter(range(100))
     server.reply = lambda _: (200, completion("", "content_filter") if next(count) == 3 else completion(WELL))

@@ -3,8 +3,10 @@
 import pytest
 
 from medvlm_r1.prompts.assistant_response import split_response, split_sentences
+from medvlm_r1.prompts.boxes import parse_boxes, without_boxes
 from medvlm_r1.prompts.conclusion import concluded_letter, weighings
 from medvlm_r1.prompts.parser import live_parts, parse_response
+from medvlm_r1.rewards.format_box import format_box
 
 OPTIONS = ("brain", "knee", "lung", "liver")
 N = 1_000_000
@@ -26,6 +28,10 @@ BOMBS = {
     "weighed": "B knee yes " * (N // 11),
     "half a tag": "</" * (N // 2),
     "tags": "<think></answer>" * (N // 16),
+    "boxes": "<box>" * (N // 10) + "<box>1,2,3,4</box>" * (N // 36),
+    "half boxes": "</think>" + "<box>1,2,3,4" * (N // 24) + "</think><box>" * (N // 26),
+    "numbers in a box": f"<box>{'1' * (N // 2)}{' ' * (N // 2)},",
+    "boxes between": "</think>" + "<box>1,2,3,4</box> " * (N // 19),
 }
 READERS = {
     "split_sentences": split_sentences,
@@ -35,6 +41,10 @@ READERS = {
     "concluded_letter": lambda text: concluded_letter(text, OPTIONS),
     "parse_response": lambda text: parse_response(text, OPTIONS),
     "live_parts": live_parts,
+    "parse_boxes": parse_boxes,
+    "parse_boxes, in one": lambda text: parse_boxes(f"<box>{text}</box>", (640, 480)),
+    "without_boxes": without_boxes,
+    "format_box": lambda text: format_box([], [text, f"<think>x</think><box>1,2,3,4</box>{text}<answer>B</answer>"]),
 }
 
 

@@ -93,7 +93,9 @@ def test_open_questions_are_counted_apart(make_run, samples_dir, tmp_path):
         "50.0 9.5–90.5 1 of 2",
         "Open questions (not in the accuracy) 2 2",
         "b: Compared: 2 questions. Left out: 0 only in the first, 0 only in the second, 2 open questions in both.",
-        "open question: correct only if it matches the reference text",
+        "Open questions, mean score 0.0 % 0.0 %",
+        "Open questions by deciding rule words 2 words 2",
+        "open question: score 0.00 (rule: words)",
     ):
         assert wanted in text
     write_folder(samples_dir, [replace(s, options=()) for s in samples], info={})
@@ -101,7 +103,10 @@ def test_open_questions_are_counted_apart(make_run, samples_dir, tmp_path):
     assert "Open questions (not in the accuracy) 4" in render({"run": view}, tmp_path).text
     lines = accuracy_lines(view.results or {})
     assert lines[0] == "No question has options, so there is no accuracy."
-    assert lines[-1].startswith("open questions (without options) 4, included above only in")
+    assert lines[-2].startswith(
+        'open questions (without options) 4, included above only in "cut off"; mean score 0.0 %'
+    )
+    assert lines[-1] == "open questions by rule (mean score): words 4 (0 %)"
 
 
 def test_what_differs_between_compared_runs_is_reported(make_run, samples_dir, tmp_path):

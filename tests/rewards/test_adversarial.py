@@ -16,7 +16,9 @@ from medvlm_r1.rewards import REGISTRY
 from medvlm_r1.rewards.format_no_think import format_no_think
 from medvlm_r1.rewards.format_think_after import format_think_after
 
-ALL = {**REGISTRY, "format_no_think": format_no_think, "format_think_after": format_think_after}
+# Rewards for boxes and open answers are between 0 and 1; `test_box_rewards` and `test_open_answer` try them.
+ALL = {name: reward for name, reward in REGISTRY.items() if name not in ("box_iou", "box_point", "open_answer")}
+ALL |= {"format_no_think": format_no_think, "format_think_after": format_think_after}
 
 
 def rewards(name, text, *, letter="B", blank="A", own=True, options=OPTIONS):
@@ -42,7 +44,7 @@ def test_the_wanted_rewards(tried, text, wanted):
 
 
 def test_every_registered_reward_is_tried():
-    assert {*COLUMNS, "grounded"} == REGISTRY.keys()
+    assert {*COLUMNS, "grounded", "box_iou", "box_point", "format_box", "open_answer"} == REGISTRY.keys()
 
 
 N = 1_000_000
@@ -75,7 +77,7 @@ WELL_FORMED = {"letters", "letters apart", "weighed", "half weighed", "stated"}
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_million_characters_earn_nothing(tried, bounded_time, bomb):
     strict = [name for name in ALL if not name.endswith("paper")]
-    wanted = {**dict.fromkeys(strict, 0), "format_strict": int(bomb in WELL_FORMED)}
+    wanted = dict.fromkeys(strict, 0) | dict.fromkeys(("format_strict", "format_box"), int(bomb in WELL_FORMED))
     with bounded_time():
         assert {name: rewards(name, BOMBS[bomb]) for name in strict} == wanted
         for name in ("accuracy_paper", "format_paper"):
@@ -85,7 +87,8 @@ def test_a_million_characters_earn_nothing(tried, bounded_time, bomb):
 
 def test_a_long_reasoning_is_no_fault():
     text = f"<think>{'It is small < 5 mm. ' * (N // 20)}B knee yes.</think><answer>B</answer>"
-    assert {name: rewards(name, text) for name in REGISTRY} == dict.fromkeys(REGISTRY, 1)
+    names = ALL.keys() & REGISTRY.keys()
+    assert {name: rewards(name, text) for name in names} == dict.fromkeys(names, 1)
 
 
 PIECES = [

@@ -30,7 +30,8 @@ def own_rewards(tmp_path, monkeypatch):
 
 def test_names_and_paths():
     strict = ["accuracy_strict", "format_strict", "consistent", "grounded"]
-    assert list(REGISTRY) == ["accuracy_paper", "format_paper", *strict]
+    own = ["box_iou", "box_point", "format_box", "open_answer"]
+    assert list(REGISTRY) == ["accuracy_paper", "format_paper", *strict, *own]
     for name in (*REGISTRY, "format_no_think", "format_think_after"):
         path = f"medvlm_r1.rewards.{name}"
         reward = resolve_reward(f"{path}:{name}")
@@ -52,7 +53,10 @@ def test_own_function_in_the_working_directory(own_rewards, path, listed, monkey
     ("name", "message"),
     [
         ("acuracy_paper", r"unknown reward 'acuracy_paper' .*did you mean 'accuracy_paper'\?"),
-        ("zzz", "unknown reward 'zzz' .*known: 'accuracy_paper', 'accuracy_strict', 'consistent', 'format_paper'"),
+        (
+            "zzz",
+            "unknown reward 'zzz' .*known: 'accuracy_paper', 'accuracy_strict', 'box_iou', 'box_point', 'consistent'",
+        ),
         ("", "unknown reward ''"),
         ("module:", "unknown reward 'module:'"),
         (":function", "unknown reward ':function'"),
@@ -141,6 +145,10 @@ def test_a_result_that_is_not_one_number_each_is_named(result, words):
     function = checked("mine:f", lambda prompts, completions, **columns: result)
     with pytest.raises(UserError, match=f"The reward 'mine:f' {words}.*wanted a list of 3 numbers"):
         function(prompts=["p"] * 3, completions=["c"] * 3)
+
+
+def test_a_built_in_reward_may_judge_no_completion_of_a_batch():
+    assert checked("box_iou", REGISTRY["box_iou"])(["p"], completions=["c"], boxes=[None]) == [None]
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_grounded(text, own, other):
     assert (reward_of(grounded, text, own=True), reward_of(grounded, text, own=False)) == (own, other)
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", [name for name in REGISTRY if name not in ("box_iou", "box_point")])
 def test_both_shapes_of_completions_and_their_order(name):
     good, bad = "<think>It is C.</think><answer>C</answer>", "no"
     completions = [
@@ -67,7 +67,9 @@ def test_both_shapes_of_completions_and_their_order(name):
         [],
     ]
     columns = {"letter": ["C"], "options": [["x", "y", "It is C"]], "sample_id": ["a"], "modality": ["CT"]}
-    columns |= {"blank_letter": ["A"], "own_image": [True]}
+    columns |= {"blank_letter": ["A"], "own_image": [True], "question": ["Which?"], "answer": ["C"]}
+    if name == "open_answer":
+        columns["options"] = [[]]
     every = {column: values * 7 for column, values in columns.items()}
     rewards = REGISTRY[name](prompts=["p"] * 7, completions=completions, completion_ids=[[1]] * 7, **every)
     assert rewards == [0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]

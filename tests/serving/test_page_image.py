@@ -45,7 +45,7 @@ def test_a_png_has_nothing_to_choose() -> None:
 def test_a_ct_has_windows_and_the_range_of_its_values() -> None:
     source, picture = open_source(sample("CT_small.dcm"), "ct.dcm")
     names = [value for _, value in source.windows]
-    assert names == ["automatic", "brain", "lung", "soft-tissue", "bone", "percentile", "full", "own"]
+    assert names == ["automatic", "brain", "subdural", "lung", "soft-tissue", "bone", "percentile", "full", "own"]
     assert (source.values, source.own_window) == ((-896, 1167), True)
     assert source.windows[0][0] == "Automatic: soft-tissue"
     assert picture.note.window.name == "soft-tissue"

@@ -8,29 +8,24 @@ As a script it is a run under a launcher: `fake_vllm.py CONFIG OUT MODEL OVERRID
 text, because policies of random weights answer with no letter.
 """
 
-from __future__ import annotations
-
 import os
 import sys
-from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
 
 import torch
-from PIL.Image import Image
 
 from medvlm_r1.models.load import load_policy, vision_token_ids
 
-SENT: list[tuple[list[int], list[Image]]] = []
+SENT = []
 """Ids and images of every prompt that an engine was given."""
-CALLS: list[list[float]] = []
+CALLS = []
 """The temperature of each prompt, for every call of an engine or of the client of a server."""
 
 
 class Engine:
     """vLLM's `LLM`, and the model behind its server."""
 
-    def __init__(self, model: str, **_: Any) -> None:
+    def __init__(self, model, **_):
         policy = load_policy(model, dtype="float32", device="cpu")
         self.model, self.processor = policy.model, policy.processor
         self.image_token = self.model.config.image_token_id
@@ -39,21 +34,21 @@ class Engine:
         worker = SimpleNamespace(model_runner=runner)
         self.llm_engine = SimpleNamespace(model_executor=SimpleNamespace(driver_worker=worker))
 
-    def load_weights(self, named: Sequence[tuple[str, torch.Tensor]]) -> None:
+    def load_weights(self, named):
         for name, weight in named:
             self.model.get_parameter(name).data.copy_(weight)
 
-    def reset_prefix_cache(self) -> None:
+    def reset_prefix_cache(self):
         pass
 
-    def features(self, images: list[Image]) -> dict[str, torch.Tensor]:
+    def features(self, images):
         return dict(self.processor.image_processor(images=images, return_tensors="pt")) if images else {}
 
-    def lengths(self, features: dict[str, torch.Tensor]) -> list[int]:
+    def lengths(self, features):
         merged = self.processor.image_processor.merge_size**2
         return [int(grid.prod()) // merged for grid in features.get("image_grid_thw", ())]
 
-    def generate(self, prompts: list[dict[str, Any]], sampling_params: Any, use_tqdm: bool) -> list[Any]:
+    def generate(self, prompts, sampling_params, use_tqdm):
         requests = []
         each = sampling_params if isinstance(sampling_params, list) else [sampling_params] * len(prompts)
         CALLS.append([settings.temperature for settings in each])
@@ -70,7 +65,7 @@ class Engine:
             requests.append(self.complete(ids, features, settings))
         return requests
 
-    def complete(self, ids: list[int], features: dict[str, torch.Tensor], settings: Any) -> Any:
+    def complete(self, ids, features, settings):
         completions = []
         for _ in range(settings.n):
             row, tokens, logprobs = torch.tensor([ids]), [], []
@@ -97,30 +92,30 @@ class Client:
     served = ""
     """The model of the server."""
 
-    def __init__(self, **_: Any) -> None:
+    def __init__(self, **_):
         self.engine = Engine(self.served)
 
-    def init_communicator(self, device: Any) -> None:
+    def init_communicator(self, device):
         pass
 
-    def get_server_info(self) -> dict[str, Any]:
+    def get_server_info(self):
         return {"model_config": {"logprobs_mode": "processed_logprobs"}}
 
-    def update_named_params(self, metadata: Any, named: Any) -> None:
+    def update_named_params(self, metadata, named):
         self.engine.load_weights(list(named))
 
-    def reset_prefix_cache(self) -> None:
+    def reset_prefix_cache(self):
         pass
 
-    def image_features(self, images: list[Any]) -> list[dict[str, Any] | None]:
-        rows: list[dict[str, Any] | None] = []
+    def image_features(self, images):
+        rows = []
         for row in images:
             tensors = self.engine.features(row or [])
             runs = [{"offset": 0, "length": length} for length in self.engine.lengths(tensors)]
             rows.append({"tensors": tensors, "images": row, "mm_placeholders": {"image": runs}} if row else None)
         return rows
 
-    def generate(self, prompts: list[list[int]], features: Any, **settings: Any) -> dict[str, Any]:
+    def generate(self, prompts, features, **settings):
         requests = []
         CALLS.append([settings["temperature"]] * len(prompts))
         for ids, feature in zip(prompts, features or [None] * len(prompts), strict=True):
@@ -135,7 +130,7 @@ class Client:
         }
 
 
-def install(replace: Any) -> None:
+def install(replace):
     """Install the stand-in in TRL.
 
     Args:
@@ -150,7 +145,7 @@ def install(replace: Any) -> None:
         replace(vllm_generation, name, value)
 
 
-def main(config: str, out: str, model: str, *overrides: str) -> None:
+def main(config, out, model, *overrides):
     from benchmarks.engines import shard_on_cpus
     from medvlm_r1.training.config import load_config
     from medvlm_r1.training.counterfactual import blank_image
@@ -158,7 +153,7 @@ def main(config: str, out: str, model: str, *overrides: str) -> None:
 
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         shard_on_cpus()
-    blank_image.strict_letter = lambda text: text  # type: ignore[attr-defined]
+    blank_image.strict_letter = lambda text: text
     Client.served = model
     install(setattr)
     train_grpo(load_config(config, [f"out={out}", *overrides]))

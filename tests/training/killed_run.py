@@ -7,8 +7,6 @@ line of JSON answers: how it ended and how many events of each kind it saw. What
 model is noted in `OUT.asked`, a line for each item or variant.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import os
@@ -17,7 +15,6 @@ import sys
 import traceback
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -38,60 +35,58 @@ _FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shuti
 class Moments:
     """Counts events and ends the process before the chosen one."""
 
-    def __init__(self, folder: str, kill: dict[str, int]) -> None:
-        self.seen: Counter[str] = Counter()
+    def __init__(self, folder, kill):
+        self.seen = Counter()
         self._folder = folder
         self._kill = kill
         self._hook_files()
         register_module_forward_pre_hook(lambda *_: self.count("module"))
         register_optimizer_step_pre_hook(lambda *_: self.count("update"))
 
-    def count(self, kind: str) -> None:
+    def count(self, kind):
         """One more event of a kind is about to happen."""
         self.seen[kind] += 1
         if self._kill.get(kind) == self.seen[kind]:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def _hook_files(self) -> None:
-        def audit(event: str, arguments: tuple[Any, ...]) -> None:
+    def _hook_files(self):
+        def audit(event, arguments):
             if event in _FILE_EVENTS and arguments and self._inside(arguments[0]):
                 self.count("file")
 
         sys.addaudithook(audit)
         sync = os.fsync
 
-        def fsync(handle: int) -> None:
+        def fsync(handle):
             self.count("file")
             sync(handle)
 
         os.fsync = fsync
 
-    def _inside(self, path: Any) -> bool:
+    def _inside(self, path):
         return isinstance(path, str | os.PathLike) and os.fspath(path).startswith(self._folder)
 
 
-def note_what_is_asked(file: str) -> None:
+def note_what_is_asked(file):
     """Have evaluations and audits note what they ask the model for, before they do."""
     # Opened before the events are counted, and written past any buffer.
     notes = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    def noting(method: Any, names: Any) -> Any:
-        def asked(self: Any, wanted: Any, other: Any) -> Any:
+    def noting(method, names):
+        def asked(self, wanted, other):
             # An audit hands over what is done already as well.
             done = other if isinstance(other, set) else ()
-            noted = [names(one) for index, one in enumerate(wanted) if index not in done]
+            noted = [names(item) for index, item in enumerate(wanted) if index not in done]
             os.write(notes, "".join(f"{name}\n" for name in noted).encode())
             return method(self, wanted, other)
 
         return asked
 
-    run._Setup.answer = noting(run._Setup.answer, lambda row: row[1].id)  # type: ignore[method-assign]
-    LazyAuditBackend.iterate = noting(  # type: ignore[method-assign]
-        LazyAuditBackend.iterate, lambda variant: f"{variant.sample.id} {variant.name}"
-    )
+    run._Setup.answer = noting(run._Setup.answer, lambda row: row[1].id)
+    LazyAuditBackend.iterate = noting(LazyAuditBackend.iterate, lambda variant: f"{variant.sample.id} {variant.name}")
 
 
-def live(verb: str, arguments: dict[str, Any], kill: dict[str, int], report: int) -> None:
+def live(verb, arguments, kill, report):
     """One life, in a process of its own; it ends here."""
     code = 0
     note_what_is_asked(arguments["out"] + ".asked")
@@ -109,7 +104,7 @@ def live(verb: str, arguments: dict[str, Any], kill: dict[str, int], report: int
     os._exit(code)
 
 
-def main() -> None:
+def main():
     """Answer one life after another until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
     # What the runs print goes to the log.

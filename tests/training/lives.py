@@ -1,16 +1,14 @@
-"""The tests' side of `killed_run.py`: lives of a run, cut short at chosen moments."""
-
-from __future__ import annotations
+"""The tests' side of `killed_run.py`: runs that are cut short at chosen moments and started again."""
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 HERE = Path(__file__).parent
 KILLED = -9
@@ -18,22 +16,24 @@ KILLED = -9
 KINDS = ("file", "file", "module", "update")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
-    """How one life ended, and the events it saw by kind (none of a killed one)."""
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A run that is to survive: `verb` with `arguments`, in the folder `out`."""
 
-    ended: int
-    seen: dict[str, int]
+    verb: str
+    arguments: dict[str, Any]
+    out: Path
+    check: Callable[[Path, Path], None]
+    """Compares the folder of a run without a break with that of a resumed one."""
 
 
 class Lives:
     """A process that runs lives, one at a time; use it in a `with` block."""
 
-    def __init__(self, log: Path, policy: Path) -> None:
-        self._log = log
-        self._policy = policy
+    def __init__(self, log, policy):
+        self._log, self._policy = log, policy
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         command = [sys.executable, str(HERE / "killed_run.py"), str(self._log), str(self._policy)]
         paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
         self._process = subprocess.Popen(
@@ -41,58 +41,46 @@ class Lives:
         )
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self._process.communicate()
 
-    def live(self, verb: str, arguments: dict[str, Any], kill: dict[str, int] | None = None) -> Life:
-        """One life, to its end or to the chosen moment."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"verb": verb, "arguments": arguments, "kill": kill or {}}) + "\n")
+    def live(self, trial, kill=None):
+        """One life, to its end or to the chosen moment.
+
+        Returns:
+            How it ended, and the number of events it saw by kind (none of a killed one).
+        """
+        arguments = {**trial.arguments, "out": str(trial.out)}
+        self._process.stdin.write(json.dumps({"verb": trial.verb, "arguments": arguments, "kill": kill or {}}) + "\n")
         self._process.stdin.flush()
-        life = Life(**json.loads(self._process.stdout.readline()))
-        assert life.ended in (0, KILLED), self._log.read_text(errors="replace")[-4000:]
-        return life
+        answer = json.loads(self._process.stdout.readline())
+        assert answer["ended"] in (0, KILLED), self._log.read_text(errors="replace")[-4000:]
+        return answer["ended"], answer["seen"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """A run that is to survive: `verb` with `arguments`, its folder in `out` among them."""
-
-    verb: str
-    arguments: dict[str, Any]
-
-    @property
-    def out(self) -> Path:
-        """The run folder."""
-        return Path(self.arguments["out"])
-
-
-def kill_and_resume(lives: Lives, trial: Trial, straight: Life, draw: random.Random, kills: int, check: Any) -> int:
+def kill_and_resume(lives, straight, events, out, draw, kills, watch=lambda killed: None):
     """Kill a run at random moments and start it again, so many times; whenever it comes to its end, check it.
 
     Args:
         lives: The process.
-        trial: The run.
-        straight: A life of the same run without a break, for the number of its moments.
+        straight: The same run, which took place without a break.
+        events: The number of its events by kind.
+        out: The folder of the killed run.
         draw: Chooses the moments.
         kills: How many.
-        check: Called without arguments whenever the run came to its end.
-
-    Returns:
-        How many times the run came to its end.
+        watch: Called after every life, with whether it was killed.
     """
-    ends = 0
-    killed = 0
-    while killed < kills:
-        kind = draw.choice([kind for kind in KINDS if straight.seen.get(kind)])
-        life = lives.live(trial.verb, trial.arguments, {kind: draw.randint(1, straight.seen[kind])})
-        if life.ended == KILLED:
-            killed += 1
+    trial, killings = replace(straight, out=out), 0
+    while True:
+        kind = draw.choice([kind for kind in KINDS if events.get(kind)])
+        # The last life goes to its end.
+        moment = {kind: draw.randint(1, events[kind])} if killings < kills else None
+        killed = lives.live(trial, moment)[0] == KILLED
+        watch(killed)
+        killings += killed
+        if killed:
             continue
-        ends += 1
-        check()
-        shutil.rmtree(trial.out)
-    lives.live(trial.verb, trial.arguments)
-    check()
-    return ends + 1
+        trial.check(straight.out, out)
+        shutil.rmtree(out)
+        if moment is None:
+            return

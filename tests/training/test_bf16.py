@@ -1,45 +1,29 @@
 """Mixed precision through the trainer, on a CPU: casts of weights, and sharing against TRL within bf16 rounding."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest
 import torch
+from operations import Operations
 from test_sharing import trained
-from torch.utils._python_dispatch import TorchDispatchMode
 from trl import GRPOTrainer
 
 from medvlm_r1.models.sharing.batch import SharedBatch
-from medvlm_r1.training.config import load_config
-from medvlm_r1.training.grpo import SharedPromptTrainer, train_grpo
-
-
-class Casts(TorchDispatchMode):
-    """Counts casts to bf16 by the shape of the tensor."""
-
-    def __init__(self):
-        super().__init__()
-        self.shapes: Counter[tuple[int, ...]] = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten._to_copy.default and result.dtype == torch.bfloat16:
-            self.shapes[tuple(result.shape)] += 1
-        return result
+from medvlm_r1.training.grpo import SharedPromptTrainer
 
 
 @pytest.mark.parametrize("sharing", ["on", "off"])
-def test_generation_casts_each_weight_once(write_config, tmp_path, monkeypatch, sharing):
+def test_generation_casts_each_weight_once(train, tmp_path, monkeypatch, sharing):
     counts = []
     plain = GRPOTrainer._generate_single_turn
 
     def generate(self, *args):
         weights = Counter(tuple(weight.shape) for weight in self.model.parameters() if weight.ndim == 2)
-        with Casts() as casts:
+        with Operations() as operations:
             result = plain(self, *args)
         assert max(map(len, result[0])) == self.max_completion_length
-        counts.append({shape: casts.shapes[shape] for shape in weights})
+        casts = Counter(operations.casts(torch.bfloat16))
+        counts.append({shape: casts[shape] for shape in weights})
         # Prefill and tower may cast activations of these shapes.
         assert sum(counts[-1].values()) <= 1.5 * sum(weights.values())
         return result
@@ -48,7 +32,7 @@ def test_generation_casts_each_weight_once(write_config, tmp_path, monkeypatch, 
     for tokens in (4, 12):
         trainer = {"use_cpu": True, "bf16": True, "max_steps": 1, "save_strategy": "no"}
         trainer |= {"max_completion_length": tokens, "generation_kwargs": {"min_new_tokens": tokens}}
-        train_grpo(load_config(write_config(sharing=sharing, trainer=trainer, out=str(tmp_path / str(tokens)))))
+        train(sharing=sharing, trainer=trainer, out=str(tmp_path / str(tokens)))
     assert counts[0] == counts[1]
 
 

@@ -1,14 +1,10 @@
 """Several processes, each with a share of the batch, take the steps one process takes."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -23,12 +19,12 @@ from medvlm_r1.training.reliability.checkpoint import numbered
 SCRIPT = Path(__file__).with_name("written_run.py")
 
 
-def rewards_by_length(completion_ids: list[list[int]], **_: object) -> list[float]:
+def rewards_by_length(completion_ids, **_):
     """Longer is better; nothing else depends on how rows were shared out."""
     return [float(len(ids)) for ids in completion_ids]
 
 
-def ending_the_job(completion_ids: list[list[int]], **columns: Any) -> list[float]:
+def ending_the_job(completion_ids, **columns):
     """In the third step the main process sends SIGTERM to the shell that runs the launcher."""
     _STEPS.append(len(completion_ids))
     if len(_STEPS) == 3 and os.environ["RANK"] == "0":
@@ -36,10 +32,10 @@ def ending_the_job(completion_ids: list[list[int]], **columns: Any) -> list[floa
     return rewards_by_length(completion_ids)
 
 
-_STEPS: list[int] = []
+_STEPS = []
 
 
-def _finish(command: list[str]) -> str:
+def _finish(command):
     """What a command prints; it has to end with exit code 0."""
     environment = {
         **os.environ,
@@ -53,7 +49,7 @@ def _finish(command: list[str]) -> str:
     return done.stdout + done.stderr
 
 
-def check_names(out: Path) -> None:
+def check_names(out):
     """The final model and every checkpoint have the tensors of the base model, or an adapter that fits it."""
     base = Path(yaml.safe_load((out / "config.yaml").read_text())["model"])
     for folder in (out / "model", *(out / "checkpoints").glob("checkpoint-*")):
@@ -63,23 +59,25 @@ def check_names(out: Path) -> None:
             assert load_file(folder / "model.safetensors").keys() == load_file(base / "model.safetensors").keys()
 
 
-def _run(arguments: list[str], out: Path) -> tuple[list[dict[str, float]], dict[str, object], str]:
+def _run(arguments, out):
     printed = _finish([sys.executable, *arguments])
     check_names(out)
     rollouts = rows(out / "metrics.jsonl")
     evaluated = {row["eval_processes"] for row in rollouts if "eval_processes" in row}
     assert evaluated in (set(), {arguments.count("torch.distributed.run") + 1})
-    return (
-        [row for row in rollouts if "loss" in row],
-        load_file(out / "model" / "model.safetensors"),
-        printed,
-    )
+    return ([row for row in rollouts if "loss" in row], load_file(out / "model" / "model.safetensors"), printed)
 
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 # The file of the recipes, but for two processes on this machine, in float32.
 FSDP2 = ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(recipe("accelerate/fsdp2.yaml"))]
 FSDP2 += ["--num_processes=2", "--mixed_precision=no", "--main_process_port=0"]
+
+
+STEPS = {"max_steps": 4, "num_generations": 4, "learning_rate": 1e-3, "lr_scheduler_type": "constant"}
+# A group's rows are together wherever they are cut.
+STEPS |= {"gradient_accumulation_steps": 1, "shuffle_dataset": False}
+REWARDS = [{"name": "test_distributed.rewards_by_length"}]
 
 
 @pytest.mark.parametrize(
@@ -93,32 +91,11 @@ FSDP2 += ["--num_processes=2", "--mixed_precision=no", "--main_process_port=0"]
     ],
     ids=["ddp-on", "ddp-off", "ddp-bf16", "fsdp2"],
 )
-def test_two_processes_take_the_steps_of_one(
-    write_config: Callable[..., Path],
-    tmp_path: Path,
-    launcher: list[str],
-    changes: dict[str, Any],
-    trainer: dict[str, Any],
-    tolerance: float,
-) -> None:
-    config = write_config(
-        rewards=[{"name": "test_distributed.rewards_by_length"}],
-        **changes,
-        trainer={
-            **trainer,
-            "max_steps": 4,
-            "num_generations": 4,
-            "beta": 0.04,
-            "learning_rate": 1e-3,
-            "lr_scheduler_type": "constant",
-            "gradient_accumulation_steps": 1,
-            # A group's rows are together wherever they are cut.
-            "shuffle_dataset": False,
-        },
-    )
+def test_two_processes_take_the_steps_of_one(write_config, tmp_path, launcher, changes, trainer, tolerance):
+    config = write_config(rewards=REWARDS, **changes, trainer={**STEPS, "beta": 0.04, **trainer})
     one, two = tmp_path / "one", tmp_path / "two"
     alone, weights, _ = _run([str(SCRIPT), str(config), str(one), "trainer.per_device_train_batch_size=8"], one)
-    both, shared, said = _run(
+    both, shared, printed = _run(
         [*launcher, str(SCRIPT), str(config), str(two), "trainer.per_device_train_batch_size=4"], two
     )
     assert len(alone) == len(both) == 4
@@ -130,12 +107,12 @@ def test_two_processes_take_the_steps_of_one(
     for name, wanted in weights.items():
         if tolerance > 1e-3 and name.endswith("k_proj.bias"):
             continue  # Its gradient is 0 but for rounding, which Adam scales up.
-        assert float((shared[name] - wanted).norm()) <= tolerance * float(wanted.norm()) + 1e-6, name  # type: ignore[operator,attr-defined]
+        assert float((shared[name] - wanted).norm()) <= tolerance * float(wanted.norm()) + 1e-6, name
     if launcher is FSDP2:
-        assert {"Qwen2VLDecoderLayer", "Qwen2VLVisionBlock", "Qwen2VLForConditionalGeneration"} <= set(said.split())
+        assert {"Qwen2VLDecoderLayer", "Qwen2VLVisionBlock", "Qwen2VLForConditionalGeneration"} <= set(printed.split())
 
 
-def test_a_queue_gets_a_checkpoint_and_exit_code_0(write_config: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_queue_gets_a_checkpoint_and_exit_code_0(write_config, tmp_path):
     """SIGTERM to the script alone; the same line resumes."""
     trainer = {"max_steps": 500, "per_device_train_batch_size": 2}
     config = write_config(rewards=[{"name": "test_distributed.ending_the_job"}], trainer=trainer)
@@ -149,7 +126,7 @@ def test_a_queue_gets_a_checkpoint_and_exit_code_0(write_config: Callable[..., P
     assert steps[0] + 3 <= steps[1] <= steps[2] - 3 < 497
 
 
-def test_one_process_instead_of_two_is_a_warning(write_config: Callable[..., Path], tmp_path: Path) -> None:
+def test_one_process_instead_of_two_is_a_warning(write_config, tmp_path):
     """accelerate starts the processes of a MULTI_CPU file only by mpirun."""
     launch = yaml.safe_load(recipe("accelerate/ddp.yaml").read_text())
     file = tmp_path / "cpus.yaml"

@@ -16,13 +16,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import load_policy, vision_token_ids
-from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
 
 REWARD = [{"name": "sample_rewards:distinct_tokens"}]
 
 
-def test_run_folder_and_final_model(write_config, monkeypatch):
+def test_run_folder_and_final_model(train, monkeypatch):
     def refuse(*_):
         raise AssertionError("a training reached for the network")
 
@@ -31,9 +30,7 @@ def test_run_folder_and_final_model(write_config, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.utils._telemetry._start_telemetry_thread", refuse)
     progress = At(-1)
-    model = train_grpo(
-        load_config(write_config(rewards=REWARD, trainer={"report_to": "tensorboard"})), progress=progress
-    )
+    model = train(rewards=REWARD, trainer={"report_to": "tensorboard"}, progress=progress) / "model"
     run = model.parent
     names = "config.yaml env.json data.json metrics.jsonl rollouts.jsonl tensorboard checkpoints model"
     assert {file.name for file in run.iterdir()} == {".lock", *names.split()}
@@ -52,11 +49,9 @@ def test_run_folder_and_final_model(write_config, monkeypatch):
     assert sum(parameter.numel() for parameter in reloaded.parameters()) > 1000
 
 
-def test_every_rollout_is_written(write_config):
+def test_every_rollout_is_written(train):
     changes = {"trainer": {"gradient_accumulation_steps": 2, "steps_per_generation": 1, "num_generations": 4}}
-    run = train_grpo(
-        load_config(write_config(rewards=[*REWARD, {"name": "format_paper", "weight": 2}], **changes))
-    ).parent
+    run = train(rewards=[*REWARD, {"name": "format_paper", "weight": 2}], **changes)
     rollouts = rows(run / "rollouts.jsonl")
     # Two steps, two generations in each, of one prompt with four completions.
     assert [row["step"] for row in rollouts] == [1] * 8 + [2] * 8
@@ -73,15 +68,14 @@ def test_every_rollout_is_written(write_config):
         assert torch.allclose(advantages, torch.tensor([row["advantage"] for row in group]), atol=1e-5)
 
 
-def test_interrupted_run_resumes_to_the_same_weights(write_config, tmp_path):
+def test_interrupted_run_resumes_to_the_same_weights(train, configure, tmp_path):
     # Eight samples, two prompts a step: four steps an epoch. The stop after step 6 lies within the second epoch.
     settings = {"rewards": REWARD, "trainer": {"max_steps": 8}}
-    sample_rewards.SEEN_SAMPLES.clear()
-    straight = train_grpo(load_config(write_config(**settings, out=str(tmp_path / "straight"))))
-    order = list(sample_rewards.SEEN_SAMPLES)
+    straight = train(**settings, out=str(tmp_path / "straight")) / "model"
+    order = [row["sample_id"] for row in sample_rewards.SEEN]
 
-    config = load_config(write_config(**settings, out=str(tmp_path / "stopped")))
-    sample_rewards.SEEN_SAMPLES.clear()
+    config = configure(**settings, out=str(tmp_path / "stopped"))
+    sample_rewards.SEEN.clear()
     # A shell that starts a job in the background leaves SIGINT ignored, so the handler before is not always Python's.
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match=r"Stopped after step 6 of 8.*same command resumes"):
@@ -89,7 +83,7 @@ def test_interrupted_run_resumes_to_the_same_weights(write_config, tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
     resumed = train_grpo(config)
 
-    assert order == sample_rewards.SEEN_SAMPLES
+    assert order == [row["sample_id"] for row in sample_rewards.SEEN]
     assert same_weights(straight, resumed)
     assert not same_weights(Path(config.model), resumed)
     for name in ("metrics.jsonl", "rollouts.jsonl"):
@@ -97,30 +91,30 @@ def test_interrupted_run_resumes_to_the_same_weights(write_config, tmp_path):
         assert steps == [row["step"] for row in rows(straight.parent / name)]
 
 
-def test_second_signal_quits_at_once(write_config):
+def test_second_signal_quits_at_once(train):
     def impatient():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
     progress = At(1, impatient)
     with pytest.raises(KeyboardInterrupt, match="Quit at once"):
-        train_grpo(load_config(write_config(rewards=REWARD)), progress=progress)
+        train(rewards=REWARD, progress=progress)
     assert [step for step, *_ in progress.calls] == [1]
 
 
-def test_complete_run_is_left_alone(write_config, capsys):
-    config = load_config(write_config())
+def test_complete_run_is_left_alone(train, configure, capsys):
+    config = configure()
     model = train_grpo(config)
     before = {file: file.stat().st_mtime_ns for file in model.parent.rglob("*") if file.is_file()}
     assert train_grpo(config) == model
     assert "complete" in capsys.readouterr().err
     assert before == {file: file.stat().st_mtime_ns for file in model.parent.rglob("*") if file.is_file()}
     with pytest.raises(UserError, match=r"trainer\.learning_rate: 0\.001 there, 0\.5 now"):
-        train_grpo(load_config(write_config(), ["trainer.learning_rate=0.5"]))
+        train("grpo", "trainer.learning_rate=0.5")
 
 
-def test_adapters_are_merged_into_a_plain_model(write_config):
-    config = load_config(write_config(rewards=REWARD, lora={"r": 2, "alpha": 4}))
+def test_adapters_are_merged_into_a_plain_model(configure):
+    config = configure(rewards=REWARD, lora={"r": 2, "alpha": 4})
     model = train_grpo(config)
     assert not list(model.glob("adapter*"))
     start, end = load_file(Path(config.model) / "model.safetensors"), weights(model)
@@ -131,7 +125,7 @@ def test_adapters_are_merged_into_a_plain_model(write_config):
     AutoModelForImageTextToText.from_pretrained(model)
 
 
-def test_vision_tokens_are_never_sampled(write_config, tiny_policy_dir, tmp_path):
+def test_vision_tokens_are_never_sampled(train, tiny_policy_dir, tmp_path):
     policy = load_policy(str(tiny_policy_dir))
     forbidden = vision_token_ids(policy.model)
     biased = tmp_path / "biased"
@@ -146,24 +140,23 @@ def test_vision_tokens_are_never_sampled(write_config, tiny_policy_dir, tmp_path
     unguarded = model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=8, do_sample=True)
     assert set(unguarded[0, 3:].tolist()) & set(forbidden)
 
-    sample_rewards.SEEN_IDS.clear()
     # Weights this large do not bear a larger step.
     trainer = {"generation_kwargs": {"suppress_tokens": [9]}, "learning_rate": 1e-9}
-    train_grpo(load_config(write_config(rewards=REWARD, model=str(biased), trainer=trainer)))
-    sampled = {token for ids in sample_rewards.SEEN_IDS for token in ids}
+    train(rewards=REWARD, model=str(biased), trainer=trainer)
+    sampled = {token for row in sample_rewards.SEEN for token in row["completion_ids"]}
     assert sampled
     assert not sampled & {9, *forbidden}
 
 
-def test_periodic_evaluation_is_logged_and_leaves_no_trace(write_config, tmp_path):
+def test_periodic_evaluation_is_logged_and_leaves_no_trace(train, configure, tmp_path):
     def evaluate(policy, step):
         assert not policy.model.training
         torch.rand(3)
         return {"accuracy": 10.0 * step}
 
     settings = {"rewards": REWARD, "trainer": {"max_steps": 4, "logging_steps": 4}}
-    plain = train_grpo(load_config(write_config(**settings, out=str(tmp_path / "plain"))))
-    watched_config = load_config(write_config(**settings, out=str(tmp_path / "watched"), evaluate_every=2))
+    plain = train(**settings, out=str(tmp_path / "plain")) / "model"
+    watched_config = configure(**settings, out=str(tmp_path / "watched"), evaluate_every=2)
     with pytest.raises(UserError, match="evaluate_every"):
         train_grpo(watched_config)
     watched = train_grpo(watched_config, evaluate=evaluate)
@@ -175,14 +168,12 @@ def test_periodic_evaluation_is_logged_and_leaves_no_trace(write_config, tmp_pat
     assert same_weights(plain, watched)
 
 
-def test_trl_refusals_are_one_user_error(write_config):
-    with pytest.raises(UserError, match="divisible by num_generations"):
-        train_grpo(load_config(write_config(), ["trainer.num_generations=3"]))
+def test_a_generation_of_more_prompts_than_the_data_have_is_refused(train):
     with pytest.raises(UserError, match="generation batch takes 16 prompts and the data have 8"):
-        train_grpo(load_config(write_config(), ["trainer.gradient_accumulation_steps=8"]))
+        train("grpo", "trainer.gradient_accumulation_steps=8")
 
 
-def test_pixel_bounds_reach_the_final_processor(write_config):
-    model = train_grpo(load_config(write_config(), ["max_pixels=1568", "min_pixels=784"]))
+def test_pixel_bounds_reach_the_final_processor(train):
+    model = train("grpo", "max_pixels=1568", "min_pixels=784") / "model"
     size = dict(AutoProcessor.from_pretrained(model).image_processor.size)
     assert size == {"shortest_edge": 784, "longest_edge": 1568}

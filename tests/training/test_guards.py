@@ -1,23 +1,18 @@
 """Guards: pure detectors on written histories, and short runs in which something goes wrong."""
 
 import math
-from pathlib import Path
 
 import pytest
 import sample_rewards
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import At, rows
-from safetensors.torch import load_file
+from runs import At, rows, weights
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.training.config import load_config
-from medvlm_r1.training.grpo import train_grpo
 from medvlm_r1.training.guards import GUARDS
 from medvlm_r1.training.reliability.checkpoint import damage
 from medvlm_r1.training.reliability.nan_guard import NonFinite
-from medvlm_r1.training.sft import train_sft
 
 WITHIN = 10
 
@@ -115,80 +110,76 @@ def test_missing_figures_are_no_trouble(history):
 
 # Real runs
 
+NOTHING = [{"name": "sample_rewards:nothing"}]
 
-def test_zero_rewards_and_cut_off_completions_are_said_once_with_a_sample(write_config, capsys, tried):
-    config = write_config(rewards=[{"name": "sample_rewards:nothing"}], trainer={"max_steps": 12, "logging_steps": 6})
-    train_grpo(load_config(config))
+
+def test_zero_rewards_and_cut_off_completions_are_said_once_with_a_sample(train, capsys, tried):
+    train(rewards=NOTHING, trainer={"max_steps": 12, "logging_steps": 6})
     warnings = [line[line.index("Guard (") :] for line in capsys.readouterr().err.split("\n") if "Guard (" in line]
     # One token limit and no answer known: random weights are cut off, too.
-    names = [line.partition(":")[0] for line in warnings]
-    assert names == ["Guard (zero rewards) at step 5", "Guard (cut off) at step 5"]
-    assert "all rewards were 0 in the last 5 generations" in warnings[0]
-    assert "A sample (q" in warnings[0]
-    assert "sample_rewards:nothing 0" in warnings[0]
-    assert "max_completion_length" in warnings[1]
+    zero, cut_off = warnings
+    assert zero.startswith("Guard (zero rewards) at step 5: all rewards were 0 in the last 5 generations")
+    assert "A sample (q" in zero
+    assert "sample_rewards:nothing 0" in zero
+    assert cut_off.startswith("Guard (cut off) at step 5:")
+    assert "max_completion_length" in cut_off
     tried("guards-runs", 2)
 
 
-def test_a_guard_that_stops_leaves_a_checkpoint_to_go_on_from(write_config, tried):
-    changes = {"rewards": [{"name": "sample_rewards:nothing"}], "trainer": {"max_steps": 9}}
+def test_a_guard_that_stops_leaves_a_checkpoint_to_go_on_from(train, tmp_path, tried):
+    changes = {"rewards": NOTHING, "trainer": {"max_steps": 9}}
     with pytest.raises(UserError, match=r"(?s)zero rewards\) at step 5.*on_guard=warn resumes") as stopped:
-        train_grpo(load_config(write_config(on_guard="stop", **changes)))
+        train(on_guard="stop", **changes)
     assert stopped.value.exit_code == 1
-    run = Path(load_config(write_config(**changes)).out)
-    assert [path.name for path in (run / "checkpoints").glob("checkpoint-*")] == ["checkpoint-5"]
-    assert train_grpo(load_config(write_config(on_guard="warn", **changes))) == run / "model"
+    assert [path.name for path in (tmp_path / "run/checkpoints").glob("checkpoint-*")] == ["checkpoint-5"]
+    run = train(on_guard="warn", **changes)
     assert [row["step"] for row in rows(run / "metrics.jsonl")] == list(range(1, 10))
     tried("guards-runs", 1)
 
 
-def test_a_guard_at_the_last_step_takes_no_model_away(write_config, capsys, tried):
+def test_a_guard_at_the_last_step_takes_no_model_away(train, capsys, tmp_path, tried):
     # The last generation is learned from twice, so the fifth ends with the run.
     for number, trainer in enumerate([{"max_steps": 5}, {"max_steps": 10, "num_iterations": 2}]):
-        changes = {"rewards": [{"name": "sample_rewards:nothing"}], "trainer": {**trainer, "save_strategy": "no"}}
-        config = load_config(write_config(on_guard="stop", **changes))
-        assert train_grpo(config.model_copy(update={"out": f"{config.out}{number}"})).is_dir()
+        changes = {"rewards": NOTHING, "trainer": {**trainer, "save_strategy": "no"}}
+        assert (train(on_guard="stop", out=str(tmp_path / str(number)), **changes) / "model").is_dir()
         assert capsys.readouterr().err.count("Guard (zero rewards)") == 1
     tried("guards-runs", 2)
 
 
-def test_an_infinite_reward_stops_the_run_before_the_weights_know(write_config, tried):
-    sample_rewards.CALLS.clear()
-    trainer = {"max_steps": 6, "save_steps": 1}
-    config = load_config(write_config(rewards=[{"name": "sample_rewards:infinite_at_third"}], trainer=trainer))
+def test_an_infinite_reward_stops_the_run_before_the_weights_know(train, tmp_path, tried):
+    rewards = [{"name": "sample_rewards:infinite_at_third"}]
     with pytest.raises(NonFinite) as stopped:
-        train_grpo(config)
+        train(rewards=rewards, trainer={"max_steps": 6, "save_steps": 1})
     message = str(stopped.value)
-    assert "After step 2 of 6, a reward sample_rewards:infinite_at_third is inf." in message
     ids = set(message.partition("The batch: ")[2].partition(". ")[0].split(", "))
-    assert ids == set(sample_rewards.CALLS[2])
-    assert "checkpoint-2 is good" in message
-    assert "trainer.learning_rate (now 0.001)" in message
-    assert "A sample (q" in message
-    last = Path(config.out) / "checkpoints" / "checkpoint-2"
+    assert ids == {row["sample_id"] for row in sample_rewards.SEEN[8:]}
+    for words in (
+        "After step 2 of 6, a reward sample_rewards:infinite_at_third is inf.",
+        *("checkpoint-2 is good", "trainer.learning_rate (now 0.001)", "A sample (q"),
+    ):
+        assert words in message
+    last = tmp_path / "run/checkpoints/checkpoint-2"
     assert damage(last) is None
-    assert all(torch.isfinite(tensor).all() for tensor in load_file(last / "model.safetensors").values())
-    assert not (Path(config.out) / "model").exists()
+    assert all(torch.isfinite(tensor).all() for tensor in weights(last).values())
+    assert not (tmp_path / "run/model").exists()
     tried("guards-non-finite", 1)
 
 
 @pytest.mark.parametrize("method", ["grpo", "sft"])
-def test_weights_that_burst_reach_neither_checkpoint_nor_model(write_config, method, tried):
+def test_weights_that_burst_reach_neither_checkpoint_nor_model(train, tmp_path, method, tried):
     # Adam's first step is the learning rate itself, whatever the gradient.
     trainer = {"max_steps": 4, "save_steps": 1, "learning_rate": 1e39}
     rewards = {"rewards": [{"name": "sample_rewards:distinct_tokens"}]} if method == "grpo" else {}
-    config = load_config(write_config(method, **rewards, trainer=trainer))
     with pytest.raises(NonFinite, match=r"After step 1 of 4, the weight .* is not finite") as stopped:
-        (train_grpo if method == "grpo" else train_sft)(config)
+        train(method, **rewards, trainer=trainer)
     assert "The batch: q" in str(stopped.value)
     assert "there is no checkpoint yet" in str(stopped.value)
-    run = Path(config.out)
-    assert not list((run / "checkpoints").glob("*checkpoint*"))
-    assert not (run / "model").exists()
+    assert not list((tmp_path / "run/checkpoints").glob("*checkpoint*"))
+    assert not (tmp_path / "run/model").exists()
     tried("guards-non-finite", 1)
 
 
-def test_a_gradient_that_bursts_stops_the_run(write_config, tried):
+def test_a_gradient_that_bursts_stops_the_run(train, tried):
     def burst(module, args, output):
         if isinstance(output, torch.Tensor) and output.requires_grad:
             output.register_hook(lambda gradient: gradient * math.inf)
@@ -196,25 +187,24 @@ def test_a_gradient_that_bursts_stops_the_run(write_config, tried):
     handle = torch.nn.modules.module.register_module_forward_hook(burst)
     try:
         with pytest.raises(NonFinite, match=r"After step 0 of 2, the norm of the gradient is (nan|inf)"):
-            train_sft(load_config(write_config("sft")))
+            train("sft")
     finally:
         handle.remove()
     tried("guards-non-finite", 1)
 
 
-def test_sampling_from_what_is_no_distribution_is_explained(write_config, monkeypatch, tried):
+def test_sampling_from_what_is_no_distribution_is_explained(train, monkeypatch, tried):
     multinomial = torch.multinomial
     monkeypatch.setattr(torch, "multinomial", lambda given, *args, **kw: multinomial(given * math.nan, *args, **kw))
     with pytest.raises(NonFinite, match="the distribution of the next token is NaN or Inf"):
-        train_grpo(load_config(write_config()))
+        train()
     tried("guards-non-finite", 1)
 
 
-def test_guards_know_the_steps_before_a_break(write_config, capsys, tmp_path):
-    config = load_config(write_config(rewards=[{"name": "sample_rewards:nothing"}], trainer={"max_steps": 6}))
-
+def test_guards_know_the_steps_before_a_break(train, capsys):
+    changes = {"rewards": NOTHING, "trainer": {"max_steps": 6}}
     with pytest.raises(KeyboardInterrupt):
-        train_grpo(config, progress=At(3))
+        train(progress=At(3), **changes)
     assert "Guard" not in capsys.readouterr().err
-    train_grpo(config)
+    train(**changes)
     assert "Guard (zero rewards) at step 5" in capsys.readouterr().err

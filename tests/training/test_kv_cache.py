@@ -20,6 +20,15 @@ def layer_of(prompts):
     return layer
 
 
+def grown(owner, prompts=None):
+    """A layer whose rows belong to these prompts, with one token of each row, and the token's keys."""
+    prompts = layer_of(max(owner) + 1) if prompts is None else prompts
+    layer = SharedLayer(prompts, GroupIndex(owner, CPU))
+    new = torch.randn(2, len(owner), HEADS, 1, WIDTH).to(prompts.keys.dtype)
+    layer.update(new[0], new[1])
+    return layer, new[0]
+
+
 def plain(query, layer, mask):
     keys, values = layer.keys.whole(), layer.values.whole()
     groups = query.shape[1] * query.shape[2] // HEADS
@@ -66,8 +75,7 @@ def test_the_result_is_that_of_plain_attention_while_rows_go(owner, groups, mask
 
 def test_query_heads_of_one_key_head_and_a_scale_of_ones_own():
     torch.manual_seed(0)
-    layer = SharedLayer(layer_of(2), GroupIndex([1, 0, 1], CPU))
-    layer.update(torch.randn(3, HEADS, 1, WIDTH), torch.randn(3, HEADS, 1, WIDTH))
+    layer, _ = grown([1, 0, 1])
     query = torch.randn(3, 2 * HEADS, 1, WIDTH)
     options = {"scale": 0.3, "enable_gqa": True}
     attended = scaled_dot_product_attention(query, layer.keys, layer.values, **options)
@@ -79,9 +87,7 @@ def test_half_precision_is_computed_in_full():
     torch.manual_seed(0)
     prompts = layer_of(1)
     prompts.keys, prompts.values = prompts.keys.bfloat16(), prompts.values.bfloat16()
-    layer = SharedLayer(prompts, GroupIndex([0] * 4, CPU))
-    new = torch.randn(2, 4, HEADS, 1, WIDTH).bfloat16()
-    layer.update(new[0], new[1])
+    layer, _ = grown([0] * 4, prompts)
     query = torch.randn(4, HEADS, 1, WIDTH).bfloat16()
     attended = scaled_dot_product_attention(query, layer.keys, layer.values)
     exact = scaled_dot_product_attention(query.double(), layer.keys.whole().double(), layer.values.whole().double())
@@ -95,12 +101,11 @@ def test_the_prompt_is_kept_once_and_what_reads_it_otherwise_gets_all_of_it():
     torch.manual_seed(0)
     source = layer_of(1)
     keys = source.keys
-    layer = SharedLayer(source, GroupIndex([0] * 3, CPU))
-    new = torch.randn(2, 3, HEADS, 1, WIDTH)
-    shared, _ = layer.update(new[0], new[1])
+    layer, new = grown([0] * 3, source)
+    shared = layer.keys
     assert isinstance(shared, SharedKV)
     assert shared.prompt.data_ptr() == keys.data_ptr()
-    whole = torch.cat([keys.expand(3, -1, -1, -1), new[0]], dim=2)
+    whole = torch.cat([keys.expand(3, -1, -1, -1), new], dim=2)
     assert torch.equal(shared.transpose(2, 3), whole.transpose(2, 3))
     assert type(shared + 0) is Tensor
     # Results that are no tensor, or several.
@@ -123,7 +128,6 @@ def test_prompts_without_rows_are_let_go():
 
 @pytest.mark.parametrize("bad", [{"dropout_p": 0.1}, {"is_causal": True}])
 def test_what_decoding_never_asks_for_is_not_answered_wrongly(bad):
-    layer = SharedLayer(layer_of(1), GroupIndex([0, 0], CPU))
-    keys, values = layer.update(torch.randn(2, HEADS, 1, WIDTH), torch.randn(2, HEADS, 1, WIDTH))
+    layer, _ = grown([0, 0])
     with pytest.raises(AssertionError):
-        scaled_dot_product_attention(torch.randn(2, HEADS, 1, WIDTH), keys, values, **bad)
+        scaled_dot_product_attention(torch.randn(2, HEADS, 1, WIDTH), layer.keys, layer.values, **bad)

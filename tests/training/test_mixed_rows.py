@@ -1,44 +1,30 @@
 """Rows with and without images in one batch, and images of a single token."""
 
-import json
-import shutil
-from dataclasses import replace
-
 import pytest
 import torch
+from questions import write_mixed
+from runs import rows
 
-from medvlm_r1.data import read_folder, write_folder
 from medvlm_r1.models.families import keep_single_tokens
 from medvlm_r1.models.sharing.forward import encode_images
-from medvlm_r1.training.config import load_config
-from medvlm_r1.training.grpo import train_grpo
 from medvlm_r1.training.self_check.tiny_models import TINY, Prompt
 
 
-@pytest.fixture(scope="module")
-def mixed(data_dir, tmp_path_factory):
-    """Questions of which every other one has no image."""
-    folder = tmp_path_factory.mktemp("mixed")
-    shutil.copytree(data_dir / "images", folder / "images")
-    samples = [
-        replace(sample, images=() if number % 2 else sample.images)
-        for number, sample in enumerate(read_folder(data_dir))
-    ]
-    write_folder(folder, samples, info={"name": "mixed", "source": "made by the tests", "license": "CC0-1.0"})
-    return folder
+@pytest.fixture
+def first_step(train, tmp_path):
+    """A function that trains on questions with and without images; the figures of the first step."""
+    (tmp_path / "mixed").mkdir()
+    data = {"train": str(write_mixed(tmp_path / "mixed"))}
+
+    def first_step(name="run", **changes):
+        trainer = {"per_device_train_batch_size": 16, "num_generations": 2, **changes.pop("trainer", {})}
+        return rows(train(data=data, out=str(tmp_path / name), trainer=trainer, **changes) / "metrics.jsonl")[0]
+
+    return first_step
 
 
-def first_step(write_config, mixed, out, **changes):
-    trainer = {"per_device_train_batch_size": 16, "num_generations": 2, **changes.pop("trainer", {})}
-    config = load_config(write_config(data={"train": str(mixed)}, out=str(out), trainer=trainer, **changes))
-    train_grpo(config)
-    row = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
-    return row
-
-
-def test_without_sharing_the_figures_are_those_of_sharing(write_config, mixed, tmp_path):
-    shared = first_step(write_config, mixed, tmp_path / "on")
-    plain = first_step(write_config, mixed, tmp_path / "off", sharing=False)
+def test_without_sharing_the_figures_are_those_of_sharing(first_step):
+    shared, plain = first_step("on"), first_step("off", sharing=False)
     assert plain["num_tokens"] == shared["num_tokens"]
     assert plain["entropy"] == pytest.approx(shared["entropy"], abs=1e-4)
     assert plain["entropy"] > 0
@@ -54,8 +40,8 @@ def test_without_sharing_the_figures_are_those_of_sharing(write_config, mixed, t
     ],
     ids=["adapter dropout", "single rows", "two iterations"],
 )
-def test_batches_of_both_kinds_train(write_config, mixed, tmp_path, changes):
-    assert first_step(write_config, mixed, tmp_path / "run", **changes)["entropy"] > 0
+def test_batches_of_both_kinds_train(first_step, changes):
+    assert first_step(**changes)["entropy"] > 0
 
 
 def test_a_single_image_of_a_single_token(monkeypatch):

@@ -1,10 +1,8 @@
 """Completions drawn each in its own way, and turns that go on from kept prompts: against the plain ways, by family."""
 
-import functools
-
 import pytest
 import torch
-from test_sharing_generation import END, PROMPTS, completed, fits, inputs, settings
+from test_sharing_generation import END, PROMPTS, fits, generated, inputs, settings, shapes_of_passes
 
 from medvlm_r1.models.decoding.cached_prefix import CachedPrefixRows, decode_cached_prefix
 from medvlm_r1.models.decoding.per_row_sampling import RowSampling, sample_per_row
@@ -19,23 +17,23 @@ def samplings(seeds, temperature=1.0):
 
 
 def completions(model, groups, family="qwen2_vl", **changes):
-    batch = inputs(family, PROMPTS)
-    output = model.generate(**batch, generation_config=settings(**changes), custom_generate=sample_per_row(groups))
-    return completed(output, batch["input_ids"].shape[1])
+    return generated(model, sample_per_row(groups), family, **changes)
+
+
+@pytest.fixture
+def model():
+    return TINY["qwen2_vl"].model().eval()
 
 
 @pytest.mark.parametrize("family", TINY)
 def test_greedy_completions_are_those_of_each_prompt_alone(family):
     model = TINY[family].model().eval()
-    batch = inputs(family, PROMPTS)
-    plain = model.generate(**batch, generation_config=settings(), custom_generate=n_per_prompt([1, 1, 1]))
-    expected = completed(plain, batch["input_ids"].shape[1])
+    expected = generated(model, n_per_prompt([1, 1, 1]), family)
     texts = completions(model, [[None], [*samplings([1, 2]), None], [None, None]], family)
     assert [texts[0], texts[3], texts[4], texts[5]] == [expected[0], expected[1], expected[2], expected[2]]
 
 
-def test_a_completion_does_not_depend_on_those_beside_it():
-    model = TINY["qwen2_vl"].model().eval()
+def test_a_completion_does_not_depend_on_those_beside_it(model):
     together = completions(
         model, [samplings([1, 2, 3]), [None, *samplings([4, 4, 5])], samplings([1])], max_new_tokens=40
     )
@@ -47,24 +45,14 @@ def test_a_completion_does_not_depend_on_those_beside_it():
     assert len({tuple(row) for row in together[:3]}) > 1
 
 
-def test_a_row_is_computed_once_until_its_completions_part(monkeypatch):
-    model = TINY["qwen2_vl"].model().eval()
-    rows = []
-    forward = type(model).forward
-
-    @functools.wraps(forward)
-    def counted(self, *args, **kwargs):
-        rows.append(kwargs["input_ids"].shape[0])
-        return forward(self, *args, **kwargs)
-
-    monkeypatch.setattr(type(model), "forward", counted)
+def test_a_row_is_computed_once_until_its_completions_part(model, monkeypatch):
+    shapes = shapes_of_passes(model, monkeypatch)
     # Nearly greedy: nobody parts.
     completions(model, [samplings([1, 2, 3, 4], 1e-4), [None], [None]], max_new_tokens=6)
-    assert max(rows) == 3
+    assert max(rows for rows, _ in shapes) == 3
 
 
-def test_draws_follow_the_models_distribution():
-    model = TINY["qwen2_vl"].model().eval()
+def test_draws_follow_the_models_distribution(model):
     copies = 3000
     texts = completions(model, [samplings(list(range(copies)), 0.7), [None], [None]], max_new_tokens=2)
     counts = torch.bincount(torch.tensor([row[0] for row in texts[:copies]]), minlength=VOCABULARY)
@@ -72,12 +60,10 @@ def test_draws_follow_the_models_distribution():
     assert fits(counts, logits.softmax(-1))
 
 
-def test_a_forbidden_token_is_never_drawn():
-    model = TINY["qwen2_vl"].model().eval()
-    texts = completions(
-        model, [samplings(list(range(300)), 5.0), [None], [None]], suppress_tokens=[IMAGE, *range(20, 70)]
-    )
-    assert not {token for row in texts for token in row} & {IMAGE, *range(20, 70)}
+def test_a_forbidden_token_is_never_drawn(model):
+    forbidden = [IMAGE, *range(20, 70)]
+    texts = completions(model, [samplings(list(range(300)), 5.0), [None], [None]], suppress_tokens=forbidden)
+    assert not {token for row in texts for token in row} & {*forbidden}
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -93,12 +79,8 @@ def test_turns_go_on_from_kept_prompts_as_if_they_were_read_again(family):
     owner, turns = [0, 0, 1, 2], [[11, 12, 13, 14], [15], [16, 17], [11, 12, 13]]
     with torch.inference_mode():
         logits = CachedPrefixRows(model, [caches[n] for n in range(3)], owner, turns).logits()
-        rows = decode_cached_prefix(
-            CachedPrefixRows(model, [caches[n] for n in range(3)], owner, turns),
-            max_new_tokens=20,
-            ends=ENDS,
-            suppressed=[IMAGE],
-        )
+        start = CachedPrefixRows(model, [caches[n] for n in range(3)], owner, turns)
+        rows = decode_cached_prefix(start, max_new_tokens=20, ends=ENDS, suppressed=[IMAGE])
     for row, (prompt, prefill) in enumerate(zip(owner, turns, strict=True)):
         read = batch["input_ids"][prompt][batch["attention_mask"][prompt].bool()]
         ids = torch.cat([read, torch.tensor(prefill)])[None]
@@ -111,5 +93,4 @@ def test_turns_go_on_from_kept_prompts_as_if_they_were_read_again(family):
         with torch.inference_mode():
             expected = model(**whole).logits[0, -1]
         assert torch.allclose(logits[row], expected, atol=1e-5)
-        output = model.generate(**whole, generation_config=settings(max_new_tokens=20, suppress_tokens=[IMAGE]))
-        assert completed(output, ids.shape[1])[0] == rows[row]
+        assert generated(model, batch=whole, max_new_tokens=20, suppress_tokens=[IMAGE]) == [rows[row]]

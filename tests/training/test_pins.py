@@ -3,12 +3,9 @@
 Where one of these tests fails after an update, read what changed, bring the trainer in line, and pin the new form.
 """
 
-from __future__ import annotations
-
 import ast
 import inspect
 from pathlib import Path
-from typing import Any
 
 import accelerate.state
 import pytest
@@ -78,7 +75,7 @@ VLLM = {
     ],
     ids=["GRPO", "SFT", "vLLM"],
 )
-def test_overridden_methods_are_those_this_was_written_for(ours: Any, theirs: Any, pinned: dict[str, str]) -> None:
+def test_overridden_methods_are_those_this_was_written_for(ours, theirs, pinned):
     classes = [cls for cls in ours.__mro__ if cls.__module__.startswith("medvlm_r1.")]
     names = {name for cls in classes for name in vars(cls) if hasattr(theirs, name) and not name.startswith("__")}
     assert {name: str(inspect.signature(getattr(theirs, name))) for name in names} == pinned
@@ -112,12 +109,12 @@ WRITTEN = ("_buffered_inputs", "_metrics", "_step")
 """Private attributes of TRL's GRPO trainer that are written or shared with it, under names of ours."""
 
 
-def test_private_names_are_those_of_the_libraries() -> None:
+def test_private_names_are_those_of_the_libraries():
     for name, module in [*PRIVATE.items(), *((name, _GRPO) for name in WRITTEN)]:
         assert f".{name}" in inspect.getsource(module) or f"def {name}" in inspect.getsource(module), name
 
 
-def test_every_private_name_is_pinned() -> None:
+def test_every_private_name_is_pinned():
     used, own = set(), set()
     for folder in ("training", "models/sharing", "models/decoding"):
         for file in (Path(medvlm_r1.__file__).parent / folder).rglob("*.py"):

@@ -61,11 +61,6 @@ def test_adapters_are_those_of_peft(kind, folders):
     assert not shape.trains_head
 
 
-def test_a_frozen_tower_does_not_learn(folders):
-    shape = read_shape(folders["qwen2_vl"], config(lora={"target_modules": ["q_proj"]}))
-    assert not shape.trains_tower
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("template", sorted(SHORTEST))
 def test_tokens_are_the_processors(kind, template, folders, tmp_path):

@@ -1,14 +1,12 @@
 """Attention by blocks against a square written by hand, and against SDPA with it."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from operations import Operations
 from torch.nn.attention.bias import CausalBias, CausalVariant
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from medvlm_r1.models.sharing import attention
 from medvlm_r1.models.sharing.attention import Layout, PrefixMask, completion_mask, dense_mask
@@ -72,19 +70,6 @@ def test_nothing_but_sdpa_may_read_the_blocks():
         PrefixMask(Layout(((2, (1,)),)), torch.device("cpu")) + torch.zeros(3, 3)
 
 
-class Operations(TorchDispatchMode):
-    """Names of the operations that run, with the shapes of their results."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen: list[tuple[str, tuple[int, ...]]] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        self.seen.append((func.overloadpacket.__name__, tuple(getattr(out, "shape", ()))))
-        return out
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_on_a_gpu_the_mask_of_a_completion_has_no_values(dtype):
     options = {"dtype": dtype, "device": torch.device("cuda")}
@@ -144,4 +129,4 @@ def test_autocast_casts_the_packed_row_once():
     with Operations() as operations, torch.autocast("cpu", torch.bfloat16):
         out = scaled_dot_product_attention(q, k, v, attn_mask=PrefixMask(layout, q.device))
     assert out.dtype == torch.bfloat16
-    assert [shape for name, shape in operations.seen if name == "_to_copy"] == 3 * [tuple(q.shape)]
+    assert operations.casts(torch.bfloat16) == 3 * [tuple(q.shape)]

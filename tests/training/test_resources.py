@@ -10,17 +10,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
-from runs import At, rows
+from runs import At, rows, same_weights
 
 from medvlm_r1.audit.runner import audit_model
-from medvlm_r1.disk import exclusive_lock
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.stopping import Preempted
-from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
 from medvlm_r1.training.reliability.checkpoint import damage, numbered
 from medvlm_r1.training.reliability.resources import explain
@@ -44,9 +43,9 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("room", range(0, 700_000, 100_000))
-def test_a_full_disk_leaves_a_whole_checkpoint_and_says_how_to_go_on(write_config, small_disk, room, tried):
+def test_a_full_disk_leaves_a_whole_checkpoint_and_says_how_to_go_on(configure, small_disk, room, tried):
     trainer = {"max_steps": 3, "save_steps": 1, "save_total_limit": 2}
-    config = load_config(write_config("sft", out=str(small_disk / "run"), trainer=trainer))
+    config = configure("sft", out=str(small_disk / "run"), trainer=trainer)
     filler = small_disk / "filler"
     filler.write_bytes(b"x" * (SMALL - 48_000 - room))
     with pytest.raises(UserError, match="no space left on the disk") as stopped:
@@ -108,75 +107,75 @@ def test_a_folder_that_cannot_be_written_is_named(write_config, tiny_policy_dir,
         tried("read-only", 1)
 
 
-def test_a_complete_run_can_be_read_from_a_read_only_disk(write_config, small_disk):
+def test_a_complete_run_can_be_read_from_a_read_only_disk(configure, small_disk):
     trainer = {"save_strategy": "no"}
-    config = load_config(write_config("sft", out=str(small_disk / "run"), trainer=trainer))
+    config = configure("sft", out=str(small_disk / "run"), trainer=trainer)
     model = train_sft(config)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     assert train_sft(config) == model
 
 
+ON_A_GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+ON_A_CPU = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+    "8589934592 bytes. Error code 12 (Cannot allocate memory)"
+)
+
+
 @pytest.mark.parametrize(
-    ("where", "first"),
+    ("refusing", "error", "first"),
     [
-        ("completions", "completions: trainer.max_completion_length (now 6)"),
-        ("pixels", "pixels: max_pixels (now the bound of the processor)"),
-        ("batch", "batch: trainer.per_device_train_batch_size (now 4)"),
-        ("model", "trainer.gradient_checkpointing=true or adapters"),
+        (
+            "medvlm_r1.models.decoding.shared_generation.torch.multinomial",
+            ON_A_GPU,
+            "completions: trainer.max_completion_length (now 6)",
+        ),
+        (
+            "transformers.models.qwen2_vl.modeling_qwen2_vl.Qwen2VLVisionBlock.forward",
+            ON_A_GPU,
+            "pixels: max_pixels (now the bound of the processor)",
+        ),
+        ("torch.Tensor.backward", ON_A_CPU, "batch: trainer.per_device_train_batch_size (now 4)"),
+        ("medvlm_r1.training.loop.load_policy", ON_A_CPU, "trainer.gradient_checkpointing=true or adapters"),
     ],
 )
-def test_out_of_memory_names_what_to_lower_first(write_config, monkeypatch, where, first, tried):
-    def refuse(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
-
-    def refuse_on_a_cpu(*_, **__):
-        raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate "
-            "8589934592 bytes. Error code 12 (Cannot allocate memory)"
-        )
-
-    if where == "completions":
-        monkeypatch.setattr("medvlm_r1.models.decoding.shared_generation.torch.multinomial", refuse)
-    elif where == "pixels":
-        monkeypatch.setattr("transformers.models.qwen2_vl.modeling_qwen2_vl.Qwen2VLVisionBlock.forward", refuse)
-    elif where == "batch":
-        monkeypatch.setattr(torch.Tensor, "backward", refuse_on_a_cpu)
-    else:
-        monkeypatch.setattr("medvlm_r1.training.loop.load_policy", refuse_on_a_cpu)
+def test_out_of_memory_names_what_to_lower_first(train, monkeypatch, refusing, error, first, tried):
+    # A new exception: its traceback tells where memory ran out.
+    monkeypatch.setattr(refusing, Mock(side_effect=type(error)(*error.args)))
     with pytest.raises(UserError) as stopped:
-        train_grpo(load_config(write_config()))
+        train()
     refusal = str(stopped.value)
     assert refusal.startswith("Out of memory ")
     assert refusal.partition("the first in the list first: ")[2].startswith(first)
     assert all(f"{name}:" in refusal for name in ("batch", "pixels", "completions"))
-    assert ("2.00 GiB more were asked for" in refusal) == (where in ("completions", "pixels"))
+    assert ("2.00 GiB more were asked for" in refusal) == (error is ON_A_GPU)
     tried("out-of-memory", 1)
 
 
-def test_memory_of_the_machine_itself_is_asked_for_and_refused(write_config, tried):
+def test_memory_of_the_machine_itself_is_asked_for_and_refused(configure, tried):
     # More than any address space: the allocator's own words.
     with pytest.raises(RuntimeError) as refused:
         torch.empty(1 << 60)
-    refusal = explain(refused.value, load_config(write_config("sft")))
+    refusal = explain(refused.value, configure("sft"))
     assert refusal is not None
     assert refusal.startswith("Out of memory")
     assert "completions" not in refusal
     tried("out-of-memory", 1)
 
 
-def test_other_failures_are_left_as_they_are(write_config):
-    config = load_config(write_config())
+def test_other_failures_are_left_as_they_are(configure):
+    config = configure()
     for error in (RuntimeError("shape mismatch"), OSError(errno.ECONNRESET, "reset"), ValueError("out of memory")):
         assert explain(error, config) is None
 
 
-def test_two_runs_do_not_share_a_folder(write_config, tiny_policy_dir, data_dir, tmp_path, tried):
+def test_two_runs_do_not_share_a_folder(configure, tiny_policy_dir, data_dir, tmp_path, tried):
     # A process of its own: a lock is a process's.
     hold = (
         "import sys; from pathlib import Path; from medvlm_r1.disk import exclusive_lock\n"
         "with exclusive_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
-    config = load_config(write_config())
+    config = configure()
     out = Path(config.out)
     command = [sys.executable, "-c", hold, str(out)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -196,24 +195,18 @@ def test_two_runs_do_not_share_a_folder(write_config, tiny_policy_dir, data_dir,
     train_grpo(config)
 
 
-def test_a_foreign_folder_gets_no_lock(write_config, tmp_path):
+def test_a_foreign_folder_gets_no_lock(train, tmp_path):
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter.tex").write_text("x")
     with pytest.raises(UserError, match="holds no run"):
-        train_grpo(load_config(write_config(out=str(other))))
+        train(out=str(other))
     assert [path.name for path in other.iterdir()] == ["chapter.tex"]
 
 
-def test_a_lock_is_given_back(tmp_path):
-    for _ in range(2):
-        with exclusive_lock(tmp_path), pytest.raises(UserError), exclusive_lock(tmp_path):
-            pass
-
-
-def test_a_clock_that_is_set_back_changes_nothing(write_config, tmp_path, monkeypatch, tried):
+def test_a_clock_that_is_set_back_changes_nothing(train, tmp_path, monkeypatch, tried):
     settings = {"rewards": REWARD, "trainer": {"max_steps": 4, "save_steps": 1, "save_total_limit": 1}}
-    steady = train_grpo(load_config(write_config(**settings, out=str(tmp_path / "steady"))))
+    steady = train(**settings, out=str(tmp_path / "steady"))
     now = time.time()
     jumps = iter(range(10**9))
 
@@ -230,17 +223,16 @@ def test_a_clock_that_is_set_back_changes_nothing(write_config, tmp_path, monkey
         return placed
 
     monkeypatch.setattr(Path, "replace", backwards)
-    jumped = train_grpo(load_config(write_config(**settings, out=str(tmp_path / "jumped"))))
-    assert [path.name for _, path in numbered(jumped.parent / "checkpoints")] == ["checkpoint-4"]
-    assert (steady / "model.safetensors").read_bytes() == (jumped / "model.safetensors").read_bytes()
-    times = [json.loads(line)["step_time"] for line in (jumped.parent / "metrics.jsonl").read_text().splitlines()]
-    assert all(seconds >= 0 for seconds in times)
+    jumped = train(**settings, out=str(tmp_path / "jumped"))
+    assert [path.name for _, path in numbered(jumped / "checkpoints")] == ["checkpoint-4"]
+    assert same_weights(steady / "model", jumped / "model")
+    assert all(row["step_time"] >= 0 for row in rows(jumped / "metrics.jsonl"))
     tried("clock", 1)
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_scheduler_gets_a_checkpoint_and_exit_code_0(write_config, capfd, times, tried):
-    config = load_config(write_config(rewards=REWARD, trainer={"max_steps": 4}))
+def test_a_scheduler_gets_a_checkpoint_and_exit_code_0(configure, capfd, times, tried):
+    config = configure(rewards=REWARD, trainer={"max_steps": 4})
 
     def term():
         # A launcher hands the signal on to processes that had it already.
@@ -256,26 +248,26 @@ def test_a_scheduler_gets_a_checkpoint_and_exit_code_0(write_config, capfd, time
     tried("sigterm", 1)
 
 
-def test_a_scheduler_in_the_midst_of_reused_completions_gets_its_checkpoint_after_them(write_config, tried):
+def test_a_scheduler_in_the_midst_of_reused_completions_gets_its_checkpoint_after_them(configure, tried):
     trainer = {"max_steps": 6, "num_iterations": 3}
-    config = load_config(write_config(rewards=REWARD, trainer=trainer))
+    config = configure(rewards=REWARD, trainer=trainer)
     with pytest.raises(Preempted, match="Stopped after step 3 of 6"):
         train_grpo(config, progress=At(2, lambda: os.kill(os.getpid(), signal.SIGTERM)))
     train_grpo(config)
-    config = load_config(write_config(rewards=REWARD, out=config.out + "2", trainer=trainer))
+    config = configure(rewards=REWARD, out=config.out + "2", trainer=trainer)
     # Nothing is left to do but to end.
     assert train_grpo(config, progress=At(5, lambda: os.kill(os.getpid(), signal.SIGTERM))).is_dir()
     tried("sigterm", 2)
 
 
 @pytest.mark.parametrize("moment", ["load_policy", "_write_model"])
-def test_a_signal_before_and_after_the_steps_ends_at_once(write_config, monkeypatch, moment, tried):
+def test_a_signal_before_and_after_the_steps_ends_at_once(configure, monkeypatch, moment, tried):
     def term(*_, **__):
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("the signal was not handled")
 
     before = signal.getsignal(signal.SIGTERM)
-    config = load_config(write_config(rewards=REWARD))
+    config = configure(rewards=REWARD)
     with monkeypatch.context() as patched:
         patched.setattr(f"medvlm_r1.training.loop.{moment}", term)
         with pytest.raises(Preempted, match="the same command resumes"):

@@ -10,14 +10,13 @@ from medvlm_r1.data.rows import append_rows, drop_rows_after
 from medvlm_r1.errors import UserError
 from medvlm_r1.models import environment
 from medvlm_r1.training.config import load_config
-from medvlm_r1.training.reliability.checkpoint import seal
-from medvlm_r1.training.run_folder import RunFolder, prepare_run
+from medvlm_r1.training.run_folder import prepare_run
 
 DATA = {"train": {"folder": "d", "hash": "abc", "samples": 8, "by_modality": {"MRI": 8}}}
 
 
-def test_folder_describes_the_run_and_is_recognised(write_config, monkeypatch):
-    config = load_config(write_config())
+def test_folder_describes_the_run_and_is_recognised(configure, monkeypatch):
+    config = configure()
     run = prepare_run(config, DATA)
     assert yaml.safe_load((run.path / "config.yaml").read_text()) == config.model_dump(mode="json")
     assert json.loads((run.path / "data.json").read_text()) == DATA
@@ -49,53 +48,22 @@ def test_another_configuration_or_other_data_are_refused(write_config, tmp_path)
     prepare_run(respelt, {"train": {**DATA["train"], "folder": "./d"}})
 
 
-def test_foreign_folder_is_left_alone_and_half_made_one_completed(write_config, tmp_path):
-    config = load_config(write_config())
-    out = tmp_path / "run"
-    out.mkdir()
-    (out / "data.json").write_text("{}")
-    prepare_run(config, DATA)
-    assert json.loads((out / "data.json").read_text()) == DATA
-    other = tmp_path / "thesis"
-    other.mkdir()
-    (other / "chapter.tex").write_text("x")
-    with pytest.raises(UserError, match="not empty and holds no run"):
-        prepare_run(load_config(write_config(), [f"out={other}"]), DATA)
-    (out / "data.json").unlink()
-    with pytest.raises(UserError, match=r"data\.json cannot be read"):
-        prepare_run(config, DATA)
-
-
-def test_last_checkpoint_is_the_last_whole_one(tmp_path):
-    run = RunFolder(tmp_path)
-    assert run.last_checkpoint() is None
-    for step in (9, 10, 20, 30):
-        folder = run.checkpoints / f"checkpoint-{step}"
-        folder.mkdir(parents=True)
-        (folder / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
-        if step != 30:
-            seal(folder)
-    (run.checkpoints / "checkpoint-20" / "trainer_state.json").write_text('{"global_st')
-    assert run.last_checkpoint() == run.checkpoints / "checkpoint-10"
-    # The other processes of a run come after the one that has looked.
-    assert run.last_checkpoint(main=False) == run.checkpoints / "checkpoint-10"
-    names = {"checkpoint-9", "checkpoint-10", "damaged-checkpoint-20", "damaged-checkpoint-30"}
-    assert {path.name for path in run.checkpoints.iterdir()} == names
-
-
 @pytest.mark.parametrize("left", ["data.json.tmp", "env.json.tmp", "config.yaml.tmp", ".lock"])
-def test_what_a_killed_beginning_leaves_is_no_foreign_folder(write_config, tmp_path, left):
+def test_what_a_killed_beginning_leaves_is_completed(configure, tmp_path, left):
     out = tmp_path / "run"
     out.mkdir()
     (out / "data.json").write_text("{}")
     (out / left).write_text("half")
-    prepare_run(load_config(write_config()), DATA)
-    assert (out / "config.yaml").is_file()
+    prepare_run(configure(), DATA)
+    assert json.loads((out / "data.json").read_text()) == DATA
+    (out / "data.json").unlink()
+    with pytest.raises(UserError, match=r"data\.json cannot be read"):
+        prepare_run(configure(), DATA)
 
 
-def test_a_guard_may_be_silenced_in_a_run_that_was_begun(write_config):
-    prepare_run(load_config(write_config(on_guard="stop")), DATA)
-    prepare_run(load_config(write_config(on_guard="warn")), DATA)
+def test_a_guard_may_be_silenced_in_a_run_that_was_begun(configure):
+    prepare_run(configure(on_guard="stop"), DATA)
+    prepare_run(configure(on_guard="warn"), DATA)
 
 
 def test_growing_file_is_cut_back_to_a_step(tmp_path):
@@ -114,15 +82,15 @@ def test_growing_file_is_cut_back_to_a_step(tmp_path):
     assert file.read_text() == ""
 
 
-def test_rollouts_of_version_0_1_get_the_new_name(write_config):
-    run = prepare_run(load_config(write_config()), DATA)
+def test_rollouts_of_version_0_1_get_the_new_name(configure):
+    run = prepare_run(configure(), DATA)
     old = run.path / "samples.jsonl"
     old.write_text('{"step": 1}\n')
-    with run.held(main=True):
+    with run.locked(main=True):
         assert run.rollouts.read_text() == '{"step": 1}\n'
     assert not old.exists()
     old.write_text('{"step": 1}\n')
-    with pytest.raises(UserError, match=r"rollouts\.jsonl and samples\.jsonl; remove one"), run.held(main=True):
+    with pytest.raises(UserError, match=r"rollouts\.jsonl and samples\.jsonl; remove one"), run.locked(main=True):
         pass
 
 

@@ -1,52 +1,23 @@
 """Sharing under FSDP2: two processes with unequal rows take the steps that one process takes."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import pytest
 import transformers.integrations.deepspeed as deepspeed
-from PIL import Image
+from questions import write_mixed
 from runs import rows, weights
-from test_distributed import FSDP2, SCRIPT, _run
+from test_distributed import FSDP2, REWARDS, SCRIPT, STEPS, _run
 
-from medvlm_r1.data.folder import write_folder
-from medvlm_r1.data.sample import Sample
 from medvlm_r1.models.load import load_merged
 from medvlm_r1.training import loop
-from medvlm_r1.training.config import load_config
-from medvlm_r1.training.sft import train_sft
 from tiny_policy import build_tiny_policy
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight questions with 0, 2, 0, 1, 0, 0, 2 and 1 images: in some steps one process has none."""
-    folder = tmp_path_factory.mktemp("mixed")
-    (folder / "images").mkdir()
-    samples = []
-    for index, count in enumerate((0, 2, 0, 1, 0, 0, 2, 1)):
-        images = tuple(f"images/{index}-{number}.png" for number in range(count))
-        for number, name in enumerate(images):
-            Image.new("RGB", (40 + 16 * number, 30), (25 * index, 90, 160)).save(folder / name)
-        options = ("liver", "kidney", "brain", "knee")
-        samples.append(
-            Sample(
-                id=f"q{index}",
-                images=images,
-                question="Which organ is shown?" + " Now?" * index,
-                options=options,
-                answer=options[index % 4],
-                modality="MRI",
-            )
-        )
-    write_folder(folder, samples, info={"name": "mixed", "source": "made by the tests", "license": "CC0-1.0"})
-    return folder
+def mixed(tmp_path_factory):
+    """In some steps one process has no image."""
+    return write_mixed(tmp_path_factory.mktemp("mixed"))
 
 
-def difference(one: Path, two: Path, base: Path) -> tuple[float, float]:
+def difference(one, two, base):
     """Compare the run folders of one process and of two, which train the model in the folder `base`.
 
     Returns:
@@ -61,35 +32,22 @@ def difference(one: Path, two: Path, base: Path) -> tuple[float, float]:
         abs(a[key] - b[key]) / abs(a[key]) for a, b in zip(alone, both, strict=True) for key in ("loss", "grad_norm")
     )
 
-    def distance(some: dict[str, Any], others: dict[str, Any]) -> float:
+    def distance(some, others):
         return sum(float((some[name].double() - others[name].double()).norm() ** 2) for name in wanted) ** 0.5
 
     return steps, distance(trained, wanted) / distance(wanted, before)
 
 
-def plain_descent(write_config: Callable[..., Path], data: Path, *, beta: float, lora: bool, model: Path) -> Path:
+def plain_descent(write_config, data, *, beta, lora, model):
     """A configuration of four steps of plain gradient descent."""
-    return write_config(
-        model=str(model),
-        data={"train": str(data)},
-        rewards=[{"name": "test_distributed.rewards_by_length"}],
-        trainer={
-            "max_steps": 4,
-            "num_generations": 4,
-            "beta": beta,
-            "optim": "sgd",
-            "learning_rate": 1e-3,
-            "lr_scheduler_type": "constant",
-            "gradient_accumulation_steps": 1,
-            "shuffle_dataset": False,
-        },
-        **({"lora": {"r": 4, "alpha": 8}} if lora else {}),
-    )
+    adapters = {"lora": {"r": 4, "alpha": 8}} if lora else {}
+    trainer = {**STEPS, "beta": beta, "optim": "sgd"}
+    return write_config(model=str(model), data={"train": str(data)}, rewards=REWARDS, trainer=trainer, **adapters)
 
 
 # `test_vllm.py` trains adapters under FSDP2 too.
 @pytest.mark.parametrize("lora", [False, pytest.param(True, marks=pytest.mark.engines)], ids=["all weights", "lora"])
-def test_fsdp2_shares_prompts(write_config: Callable[..., Path], mixed: Path, tmp_path: Path, lora: bool) -> None:
+def test_fsdp2_shares_prompts(write_config, mixed, tmp_path, lora):
     # A tied head is not written. The reference has a tower that does not change, whose features are cached.
     base, one, two = tmp_path / "tied", tmp_path / "one", tmp_path / "two"
     base.mkdir()
@@ -102,21 +60,19 @@ def test_fsdp2_shares_prompts(write_config: Callable[..., Path], mixed: Path, tm
 
 
 class _Zero3:
-    def is_zero3(self) -> bool:
+    def is_zero3(self):
         return True
 
 
-def test_the_main_process_merges_adapters_outside_zero3(
-    write_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_main_process_merges_adapters_outside_zero3(train, monkeypatch):
     """While DeepSpeed's configuration is set, `from_pretrained` shards a model over all processes, and would hang."""
     zero3, sharding = _Zero3(), []
 
-    def merge(*arguments: Any) -> Any:
+    def merge(*arguments):
         sharding.append(deepspeed.is_deepspeed_zero3_enabled())
         return load_merged(*arguments)
 
     monkeypatch.setattr(loop, "refuse_unless_finite", lambda _: deepspeed.set_hf_deepspeed_config(zero3))
     monkeypatch.setattr(loop, "load_merged", merge)
-    train_sft(load_config(write_config("sft", lora={"r": 2, "alpha": 4})))
+    train("sft", lora={"r": 2, "alpha": 4})
     assert sharding == [False]

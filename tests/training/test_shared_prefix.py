@@ -1,15 +1,12 @@
 """The shared forward against the plain one, which runs every row alone and without padding."""
 
-from __future__ import annotations
-
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
-from counted_waits import Waits
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from operations import Waits
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -19,7 +16,7 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.models.families import FAMILIES
 from medvlm_r1.models.sharing import forward
 from medvlm_r1.models.sharing.forward import encode_images, shared_logps, supports
-from medvlm_r1.training.self_check.equality import GRADIENTS, GROUPS, LOGPS, Group, Rows, make_rows, plain_logps
+from medvlm_r1.training.self_check.equality import GRADIENTS, GROUPS, LOGPS, make_rows, plain_logps
 from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY, Prompt
 
 few = settings(max_examples=10, deadline=None, derandomize=True)
@@ -29,19 +26,19 @@ groups = st.lists(st.tuples(prompts, st.lists(st.integers(1, 7), min_size=1, max
 PAIR = GROUPS
 
 
-def scalar(logps: Tensor, entropies: Tensor) -> Tensor:
+def scalar(logps, entropies):
     """A loss in which every token has its own weight."""
     weights = torch.linspace(-1, 2, len(logps))
     return (weights * logps).sum() + 0.3 * (weights.flip(0) * entropies).sum()
 
 
-def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
+def gradients(model, loss):
     model.zero_grad()
     loss.backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def hold_equal(model: Any, family: str, rows: Rows, temperature: float = 1.0, **options: Any) -> None:
+def hold_equal(model, family, rows, temperature=1.0, **options):
     wanted = plain_logps(model, family, rows, temperature)
     wanted_gradients = gradients(model, scalar(*wanted))
     logps, entropies = shared_logps(model, **rows.inputs, compute_entropy=True, temperature=temperature, **options)
@@ -61,40 +58,52 @@ def hold_equal(model: Any, family: str, rows: Rows, temperature: float = 1.0, **
 
 
 @cache
-def tiny(family: str, attention: str = "sdpa") -> Any:
+def tiny(family, attention="sdpa"):
     return TINY[family].model(attention)
 
 
-def test_every_family_of_the_table_is_tested_here() -> None:
+def test_every_family_of_the_table_is_tested_here():
     assert TINY.keys() == FAMILIES.keys()
 
 
 @pytest.mark.parametrize("family", sorted(TINY))
-def test_log_probabilities_entropies_and_gradients_are_the_plain_ones(family: str) -> None:
+def test_log_probabilities_entropies_and_gradients_are_the_plain_ones(family):
     assert supports(tiny(family)) is None
 
     @given(groups, st.sampled_from([1.0, 0.7]))
     @few
-    def check(given: list[Group], temperature: float) -> None:
+    def check(given, temperature):
         hold_equal(tiny(family), family, make_rows(family, given), temperature)
 
     check()
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "gemma3", "smolvlm"])
-def test_eager_attention_is_equal_too(family: str) -> None:
-    hold_equal(tiny(family, "eager"), family, make_rows(family, PAIR))
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_layers_with_a_window(attention: str) -> None:
-    text = {**TINY["qwen2_vl"].config["text_config"], "use_sliding_window": True, "sliding_window": 5}
+def windowed(family, attention):
+    text = {**TINY[family].config["text_config"], "use_sliding_window": True, "sliding_window": 5}
     text["layer_types"] = ["full_attention", "sliding_attention"]
-    model = TINY["qwen2_vl"].model(attention, text_config=text)
-    hold_equal(model, "qwen2_vl", make_rows("qwen2_vl", PAIR))
+    return TINY[family].model(attention, text_config=text)
 
 
-def test_pixtral_images_of_several_sizes() -> None:
+def checkpointed(family, reentrant):
+    model = TINY[family].model()
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model.enable_input_require_grads()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "family", "option"),
+    [
+        *((tiny, family, "eager") for family in ("qwen2_vl", "gemma3", "smolvlm")),
+        *((windowed, "qwen2_vl", attention) for attention in ("sdpa", "eager")),
+        *((checkpointed, family, reentrant) for family in ("qwen2_vl", "qwen3_vl") for reentrant in (False, True)),
+    ],
+)
+def test_eager_attention_windows_and_checkpointing_are_equal_too(build, family, option):
+    hold_equal(build(family, option), family, make_rows(family, PAIR))
+
+
+def test_pixtral_images_of_several_sizes():
     pixels = torch.randn(2, 3, 24, 24)
     vision = {"model_type": "pixtral", "hidden_size": 32, "head_dim": 16, "intermediate_size": 48, "patch_size": 4}
     vision |= {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 24}
@@ -116,17 +125,8 @@ def test_pixtral_images_of_several_sizes() -> None:
     torch.testing.assert_close(shared, want, atol=LOGPS, rtol=0)
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_gradient_checkpointing(family: str, reentrant: bool) -> None:
-    model = TINY[family].model()
-    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
-    model.enable_input_require_grads()
-    hold_equal(model, family, make_rows(family, PAIR))
-
-
 @pytest.mark.parametrize("family", ["qwen2_vl", "internvl"])
-def test_lora_active_and_switched_off(family: str) -> None:
+def test_lora_active_and_switched_off(family):
     base = TINY[family].model()
     rows = make_rows(family, PAIR)
     before, _ = shared_logps(base, **rows.inputs)
@@ -141,7 +141,7 @@ def test_lora_active_and_switched_off(family: str) -> None:
     assert (on - before).abs().max() > 1e-2
 
 
-def test_rows_as_trl_scores_them() -> None:
+def test_rows_as_trl_scores_them():
     """The padded batch through TRL's own patched forward, the vision inputs repeated for every row."""
     model, rows = TINY["qwen2_vl"].model(), make_rows("qwen2_vl", PAIR)
     add_fused_lm_head(model, temperature=0.8, outputs=("log_probs", "entropy"))
@@ -157,15 +157,15 @@ def test_rows_as_trl_scores_them() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 10, 96, 5000])
-def test_the_width_of_the_heads_tiles_changes_nothing(chunk: int) -> None:
+def test_the_width_of_the_heads_tiles_changes_nothing(chunk):
     hold_equal(tiny("qwen2_vl"), "qwen2_vl", make_rows("qwen2_vl", PAIR), chunk=chunk)
 
 
-def test_no_product_of_the_head_is_wider_than_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes: list[tuple[int, ...]] = []
+def test_no_product_of_the_head_is_wider_than_a_tile(monkeypatch):
+    shapes = []
     multiply = torch.mm
 
-    def watched(a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
+    def watched(a, b, *, out):
         shapes.append(tuple(out.shape))
         return multiply(a, b, out=out)
 
@@ -178,7 +178,7 @@ def test_no_product_of_the_head_is_wider_than_a_tile(monkeypatch: pytest.MonkeyP
     assert shapes == 2 * [*6 * [(scored, 16)], (scored, 1)]
 
 
-def test_bfloat16_stays_near_float32() -> None:
+def test_bfloat16_stays_near_float32():
     rows = make_rows("qwen2_vl", PAIR)
     model = TINY["qwen2_vl"].model().bfloat16()
     exact, _ = shared_logps(tiny("qwen2_vl"), **rows.inputs)
@@ -192,14 +192,14 @@ def test_bfloat16_stays_near_float32() -> None:
 
 
 @pytest.mark.parametrize("family", sorted(TINY))
-def test_features_kept_by_the_caller_in_two_parts(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_kept_by_the_caller_in_two_parts(family, monkeypatch):
     model, rows = tiny(family), make_rows(family, PAIR)
     want, _ = shared_logps(model, **rows.inputs)
     with torch.no_grad():
         parts = [encode_images(model, TINY[family].pixels([prompt])) for prompt, _ in PAIR]
     kept = {**rows.inputs, "vision": {k: v for k, v in rows.inputs["vision"].items() if k != "pixel_values"}}
 
-    def unwanted(*args: Any, **kwargs: Any) -> None:
+    def unwanted(*args, **kwargs):
         raise AssertionError("the tower ran again")
 
     monkeypatch.setattr(model.base_model, "get_image_features", unwanted)
@@ -207,9 +207,9 @@ def test_features_kept_by_the_caller_in_two_parts(family: str, monkeypatch: pyte
     torch.testing.assert_close(got, want, atol=LOGPS, rtol=0)
 
 
-def test_the_tower_runs_once_a_batch_and_the_layers_see_each_token_once() -> None:
+def test_the_tower_runs_once_a_batch_and_the_layers_see_each_token_once():
     model, rows = tiny("qwen2_vl"), make_rows("qwen2_vl", PAIR)
-    seen: list[int] = []
+    seen = []
     tower = model.model.visual.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
     layer = model.model.language_model.layers[0].register_forward_pre_hook(
         lambda module, args: seen.append(args[0].shape[1])
@@ -223,19 +223,19 @@ def test_the_tower_runs_once_a_batch_and_the_layers_see_each_token_once() -> Non
 
 
 @pytest.mark.parametrize("family", sorted(TINY))
-def test_a_blank_image_meets_the_modules_in_the_order_of_another(family: str) -> None:
+def test_a_blank_image_meets_the_modules_in_the_order_of_another(family):
     """ZeRO-3 compares the orders of all processes."""
     illustrated, bare = (make_rows(family, [(Prompt(3, images), [2, 3])]).inputs for images in (((2, 2),), ()))
     orders = []
     for rows in (illustrated, {**bare, "blank": illustrated["vision"]}):
-        order: list[Any] = []
+        order = []
         with register_module_forward_pre_hook(lambda module, _, order=order: order.append(module)):
             shared_logps(tiny(family), **rows)
         orders.append(order)
     assert orders[0] == orders[1]
 
 
-def test_rows_without_completion_tokens() -> None:
+def test_rows_without_completion_tokens():
     rows = make_rows("qwen2_vl", PAIR)
     want, _ = shared_logps(tiny("qwen2_vl"), **rows.inputs)
     mask = rows.inputs["attention_mask"].clone()
@@ -250,7 +250,7 @@ def test_rows_without_completion_tokens() -> None:
     assert not any(g.any() for g in gradients(tiny("qwen2_vl"), none.sum() + entropies.sum()).values())
 
 
-def test_an_image_token_in_a_completion_is_named() -> None:
+def test_an_image_token_in_a_completion_is_named():
     rows = make_rows("qwen2_vl", PAIR)
     ids = rows.inputs["input_ids"].clone()
     ids[0, -rows.inputs["logits_to_keep"]] = IMAGE
@@ -259,14 +259,14 @@ def test_an_image_token_in_a_completion_is_named() -> None:
 
 
 @pytest.mark.parametrize("wrong", [[5], [2, 3], [3, 3], [0, 5], [3, -1, 3]])
-def test_groups_that_do_not_fit_the_rows(wrong: list[int]) -> None:
+def test_groups_that_do_not_fit_the_rows(wrong):
     rows = make_rows("qwen2_vl", PAIR)
     with pytest.raises(ValueError, match="group"):
         shared_logps(tiny("qwen2_vl"), **{**rows.inputs, "group_sizes": wrong})
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "gemma3"])
-def test_the_shared_forward_waits_for_the_device_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shared_forward_waits_for_the_device_once(family, monkeypatch):
     rows, copies = make_rows(family, PAIR), []
     with torch.no_grad():
         features = encode_images(tiny(family), rows.inputs["vision"])

@@ -1,19 +1,18 @@
 """The trainer that shares prompts against TRL's own: the same rollouts must give the same weights."""
 
 import itertools
+from unittest.mock import Mock
 
 import pytest
 import torch
-from counted import Counted
+from transformers import Qwen2VLImageProcessor
 from trl import GRPOConfig, GRPOTrainer
 
-from medvlm_r1.errors import UsageError
 from medvlm_r1.models.load import load_policy
 from medvlm_r1.models.sharing import limits as sharing_limits
 from medvlm_r1.models.sharing.batch import SharedBatch
 from medvlm_r1.training import grpo
-from medvlm_r1.training.config import load_config
-from medvlm_r1.training.grpo import SharedPromptTrainer, train_grpo
+from medvlm_r1.training.grpo import SharedPromptTrainer
 
 Weights = dict[str, torch.Tensor]
 
@@ -152,30 +151,32 @@ def test_batches_without_advantage_keep_the_optimizer_going(policy_dir, dataset,
     compare(policy_dir, dataset, tmp_path, monkeypatch, **changes)
 
 
-def test_prompts_images_and_reference_features_are_computed_once(write_config, monkeypatch):
-    towers = Counted(grpo.encode_images)
+@pytest.fixture
+def towers(monkeypatch):
+    """Every call of `encode_images`."""
+    towers = Mock(wraps=grpo.encode_images)
     monkeypatch.setattr(grpo, "encode_images", towers)
     monkeypatch.setattr("medvlm_r1.models.sharing.forward.encode_images", towers)
-    processors = []
-    build = grpo.SharedPromptTrainer.__init__
-    trainers = []
+    return towers
+
+
+def test_prompts_images_and_reference_features_are_computed_once(train, monkeypatch, towers):
+    processor = Mock(wraps=Qwen2VLImageProcessor.__call__)
+    build, trainers = grpo.SharedPromptTrainer.__init__, []
 
     def noting(self, *args, **kwargs):
         build(self, *args, **kwargs)
         trainers.append(self)
-        image_processor = type(self.processing_class.image_processor)
-        processors.append(Counted(image_processor.__call__))
-        monkeypatch.setattr(image_processor, "__call__", lambda *a, **k: processors[-1](*a, **k))
+        monkeypatch.setattr(Qwen2VLImageProcessor, "__call__", lambda *args, **options: processor(*args, **options))
 
     monkeypatch.setattr(grpo.SharedPromptTrainer, "__init__", noting)
     # Eight samples, two prompts a step: eight steps are two epochs.
-    train_grpo(load_config(write_config(trainer={"max_steps": 8, "save_strategy": "no"})))
-    trainer = trainers[0]
-    assert len(processors[0].calls) == 8 * 2
-    reference = [args for args in towers.calls if args[0] is trainer.ref_model]
+    train(trainer={"max_steps": 8, "save_strategy": "no"})
+    assert processor.call_count == 8 * 2
+    reference = [call for call in towers.call_args_list if call.args[0] is trainers[0].ref_model]
     assert len(reference) == 8  # each image once in two epochs
     # The policy's tower learns: once in generation and once in the update, for both prompts together.
-    assert len(towers.calls) - len(reference) == 8 * 2
+    assert towers.call_count - len(reference) == 8 * 2
 
 
 def test_rewards_and_logs_get_the_images(policy_dir, dataset, tmp_path, monkeypatch):
@@ -198,75 +199,42 @@ def test_rewards_and_logs_get_the_images(policy_dir, dataset, tmp_path, monkeypa
     assert logged[0] == logged[1] == plain["images"]
 
 
-def test_frozen_towers_run_once(policy_dir, dataset, tmp_path, monkeypatch):
-    towers = Counted(grpo.encode_images)
-    monkeypatch.setattr(grpo, "encode_images", towers)
-    monkeypatch.setattr("medvlm_r1.models.sharing.forward.encode_images", towers)
-    load = load_policy
-
-    def frozen(*args, **kwargs):
-        policy = load(*args, **kwargs)
-        policy.model.model.visual.requires_grad_(False)
-        return policy
-
-    monkeypatch.setitem(globals(), "load_policy", frozen)
-    compare(policy_dir, dataset, tmp_path, monkeypatch, beta=0.04, max_steps=8)
-    # Once an image for the policy and once for the reference, which is a model of its own.
-    assert len(towers.calls) == 2 * 8
-
-
-def test_a_reference_with_another_tower_has_features_of_its_own(policy_dir, dataset, tmp_path, monkeypatch):
+def test_frozen_towers_run_once(policy_dir, dataset, tmp_path, monkeypatch, towers):
     """TRL reads the reference from the model's folder; the policy may have been given other weights since."""
     load = load_policy
 
+    @torch.no_grad()
     def changed(*args, **kwargs):
         policy = load(*args, **kwargs)
-        tower = policy.model.model.visual
-        tower.requires_grad_(False)
-        for parameter in tower.parameters():
+        for parameter in policy.model.model.visual.requires_grad_(False).parameters():
             parameter *= 1.5
         return policy
 
-    monkeypatch.setitem(globals(), "load_policy", torch.no_grad()(changed))
+    monkeypatch.setitem(globals(), "load_policy", changed)
     compare(policy_dir, dataset, tmp_path, monkeypatch, beta=0.04, max_steps=8)
+    # Once an image for the policy and once for the reference, which is a model of its own.
+    assert towers.call_count == 2 * 8
 
 
-def test_sharing_off_is_trl_itself(write_config, monkeypatch):
-    used = []
-    original = GRPOTrainer.train
-
-    def noting(self, *args, **kwargs):
-        used.append(type(self))
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(GRPOTrainer, "train", noting)
-    train_grpo(load_config(write_config(), ["sharing=off", "trainer.max_steps=1"]))
-    assert not issubclass(used[0], SharedPromptTrainer)
+def test_sharing_off_is_trl_itself(train, monkeypatch):
+    built = Mock()
+    monkeypatch.setattr(SharedPromptTrainer, "__init__", built)
+    train("grpo", "sharing=off", "trainer.max_steps=1")
+    assert not built.called
 
 
-def test_sharing_is_on_or_off(write_config):
-    assert load_config(write_config()).sharing
-    for word, meant in (("on", True), ("off", False), ("'off'", False), ("true", True)):
-        assert load_config(write_config(), [f"sharing={word}"]).sharing is meant
-    for word in ("maybe", "1", "null"):
-        with pytest.raises(UsageError, match=r"'sharing' is .*expected on or off"):
-            load_config(write_config(), [f"sharing={word}"])
-
-
-def test_what_cannot_be_shared_goes_the_plain_way(write_config, capsys, monkeypatch):
-    kwargs = {"trainer": {"max_steps": 1, "generation_kwargs": {"num_beams": 2}}}
-    model = train_grpo(load_config(write_config(**kwargs)))
-    assert model.is_dir()
-    assert "generation goes TRL's way: generation setting 'num_beams'" in capsys.readouterr().err
-    monkeypatch.setattr(sharing_limits, "unsupported", lambda model: "The prompt cannot be shared in 'x' models.")
-    train_grpo(load_config(write_config(trainer={"max_steps": 1}, out=str(model.parent.parent / "plain"))))
-    assert "TRL's way: The prompt cannot be shared in 'x' models.\n" in capsys.readouterr().err
-    noisy = {"max_steps": 1, "neftune_noise_alpha": 5}
-    train_grpo(load_config(write_config(trainer=noisy, out=str(model.parent.parent / "noisy"))))
-    assert "TRL's way: the noise of NEFTune" in capsys.readouterr().err
-
-
-def test_micro_batches_below_a_group_are_pointed_out(write_config, capsys):
-    trainer = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "max_steps": 1}
-    train_grpo(load_config(write_config(trainer=trainer)))
-    assert "per_device_train_batch_size (1) is below num_generations (2)" in capsys.readouterr().err
+def test_what_cannot_be_shared_is_said(train, capsys, monkeypatch, tmp_path):
+    small = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
+    for number, (trainer, line) in enumerate(
+        [
+            ({"generation_kwargs": {"num_beams": 2}}, "generation goes TRL's way: generation setting 'num_beams'"),
+            ({"neftune_noise_alpha": 5}, "TRL's way: the noise of NEFTune"),
+            (small, "per_device_train_batch_size (1) is below num_generations (2)"),
+            ({}, "TRL's way: The prompt cannot be shared in 'x' models.\n"),
+        ]
+    ):
+        if not trainer:
+            unsupported = "The prompt cannot be shared in 'x' models."
+            monkeypatch.setattr(sharing_limits, "unsupported", lambda model, reason=unsupported: reason)
+        assert (train(trainer={"max_steps": 1, **trainer}, out=str(tmp_path / str(number))) / "model").is_dir()
+        assert line in capsys.readouterr().err

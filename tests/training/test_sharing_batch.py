@@ -1,9 +1,9 @@
 """What the trainer that shares prompts keeps of a batch."""
 
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import torch
-from counted import Counted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -69,16 +69,16 @@ def test_features_are_kept_within_their_budget():
     images = [Image.new("RGB", (2, 2), color) for color in ("red", "green", "blue")]
     prompts = [processed([0], [image], {}, "cpu") for image in images]
     features = {prompt.key: [(torch.full((250, 1), float(number)),)] for number, prompt in enumerate(prompts)}
-    encode = Counted(lambda prompt: features[prompt.key])
+    encode = Mock(side_effect=lambda prompt: features[prompt.key])
     store = FeatureStore(0.002)  # two thousand bytes: two of the three
     store.get(prompts[:2], encode, "cpu")
     store.get(prompts[:1], encode, "cpu")
     entries = store.get([prompts[2], processed([0], None, {}, "cpu"), prompts[0]], encode, "cpu")
     assert [float(entry[0][0, 0]) for entry in entries] == [2, 0]
     assert len(store) == 2
-    assert len(encode.calls) == 3
+    assert encode.call_count == 3
     store.get(prompts[1:2], encode, "cpu")
-    assert len(encode.calls) == 4
+    assert encode.call_count == 4
 
 
 def test_rows_with_images_keep_the_towers_optimizer_going():
@@ -94,7 +94,7 @@ def test_rows_with_images_keep_the_towers_optimizer_going():
         trainer = SimpleNamespace(
             beta=beta, _entropy_bonus_enabled=False, top_entropy_quantile=1.0, loss_type="grpo", _tower_learns=learns
         )
-        entries = SharedPromptTrainer._moving(trainer, inputs).tolist()  # type: ignore[arg-type]
+        entries = SharedPromptTrainer._moving(trainer, inputs).tolist()
         return entries
 
     yes, no = True, False

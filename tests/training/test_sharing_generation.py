@@ -4,14 +4,14 @@ import functools
 
 import pytest
 import torch
-from counted_waits import Waits
+from operations import Waits
 from scipy.stats import chisquare
 from transformers import GenerationConfig
 
 from medvlm_r1.models.decoding import cached_prefix, per_row_sampling, shared_generation
 from medvlm_r1.models.decoding.cached_prefix import CachedPrefixRows, decode_cached_prefix
 from medvlm_r1.models.decoding.per_row_sampling import RowSampling, sample_per_row
-from medvlm_r1.models.decoding.shared_generation import n_per_prompt, refuses
+from medvlm_r1.models.decoding.shared_generation import n_per_prompt
 from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY, Prompt
 
 END = 80
@@ -45,89 +45,94 @@ def completed(output, prompt):
     return rows
 
 
+def generated(model, decode=None, family="qwen2_vl", batch=None, **changes):
+    """The completions of `PROMPTS` by a decoding function, or by transformers' own loop."""
+    batch = inputs(family, PROMPTS) if batch is None else batch
+    output = model.generate(**batch, generation_config=settings(**changes), custom_generate=decode)
+    return completed(output, batch["input_ids"].shape[1])
+
+
+def shapes_of_passes(model, monkeypatch):
+    """Filled with the rows and tokens of every pass through the model."""
+    shapes = []
+    forward = type(model).forward
+
+    @functools.wraps(forward)
+    def counted(self, *args, **kwargs):
+        shapes.append(tuple(kwargs["input_ids"].shape))
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "forward", counted)
+    return shapes
+
+
+@pytest.fixture
+def model():
+    return TINY["qwen2_vl"].model().eval()
+
+
 @pytest.mark.parametrize("family", TINY)
 def test_greedy_tokens_are_those_of_transformers(family):
     model = TINY[family].model().eval()
-    batch = inputs(family, PROMPTS)
-    length = batch["input_ids"].shape[1]
     # Greedy decoding of random weights ends soon or never; some settings see both.
     seen = set()
     penalty = {"repetition_penalty": 1.7, "suppress_tokens": [IMAGE, 5, 6]}
     for changes in ({}, penalty, {"min_new_tokens": 3, "repetition_penalty": 1.3}):
-        expected = completed(model.generate(**batch, generation_config=settings(**changes)), length)
-        texts = completed(
-            model.generate(**batch, generation_config=settings(**changes), custom_generate=n_per_prompt([2, 1, 3])),
-            length,
-        )
+        expected = generated(model, family=family, **changes)
+        texts = generated(model, n_per_prompt([2, 1, 3]), family, **changes)
         assert texts == [expected[0]] * 2 + [expected[1]] + [expected[2]] * 3
         seen |= {len(row) for row in expected}
     assert len(seen) > 1
 
 
-def test_a_cache_grows_past_its_room(monkeypatch):
+def test_a_cache_grows_past_its_room(model, monkeypatch):
     monkeypatch.setattr("medvlm_r1.models.decoding.kv_cache._GROWTH", 3)
-    model = TINY["qwen2_vl"].model().eval()
-    batch = inputs("qwen2_vl", PROMPTS)
-    expected = model.generate(**batch, generation_config=settings())
-    texts = model.generate(**batch, generation_config=settings(), custom_generate=n_per_prompt([1, 1, 1]))
-    assert torch.equal(texts, expected)
+    assert generated(model, n_per_prompt([1, 1, 1])) == generated(model)
 
 
 @pytest.mark.parametrize("changes", [{}, {"top_k": 5}, {"top_p": 0.7, "temperature": 0.8}, {"min_p": 0.1}])
-def test_draws_are_those_of_transformers_for_one_completion(changes):
-    model = TINY["qwen2_vl"].model().eval()
-    batch = inputs("qwen2_vl", PROMPTS[:1])
-    config = settings(do_sample=True, **{"top_k": 0, **changes})
+def test_draws_are_those_of_transformers_for_one_completion(model, changes):
+    batch, changes = inputs("qwen2_vl", PROMPTS[:1]), {"do_sample": True, "top_k": 0, **changes}
     for seed in range(3):
         torch.manual_seed(seed)
-        expected = model.generate(**batch, generation_config=config)
+        expected = generated(model, batch=batch, **changes)
         torch.manual_seed(seed)
-        texts = model.generate(**batch, generation_config=config, custom_generate=n_per_prompt([1]))
-        assert torch.equal(texts, expected)
+        assert generated(model, n_per_prompt([1]), batch=batch, **changes) == expected
 
 
-def test_greedy_rows_do_not_change_the_draws_of_the_others():
-    model = TINY["qwen2_vl"].model().eval()
-    config = settings(do_sample=True, top_k=0, temperature=2.0)
-    batch = inputs("qwen2_vl", PROMPTS)
-    length = batch["input_ids"].shape[1]
-    twice = {name: torch.cat([value, value]) for name, value in batch.items()}
-    greedy = completed(model.generate(**batch, generation_config=settings(temperature=2.0)), length)
+def test_greedy_rows_do_not_change_the_draws_of_the_others(model):
+    once = inputs("qwen2_vl", PROMPTS)
+    twice = {name: torch.cat([value, value]) for name, value in once.items()}
+    changes = {"do_sample": True, "top_k": 0, "temperature": 2.0}
+    greedy = generated(model, temperature=2.0)
     ends = set()
     for seed in range(5):
         torch.manual_seed(seed)
-        alone = model.generate(**batch, generation_config=config, custom_generate=n_per_prompt([3, 4, 2]))
+        alone = generated(model, n_per_prompt([3, 4, 2]), batch=once, **changes)
         torch.manual_seed(seed)
-        decode = n_per_prompt([3, 4, 2, 1, 1, 1], greedy=3)
-        together = completed(model.generate(**twice, generation_config=config, custom_generate=decode), length)
-        assert together == [*completed(alone, length), *greedy]
+        together = generated(model, n_per_prompt([3, 4, 2, 1, 1, 1], greedy=3), batch=twice, **changes)
+        assert together == [*alone, *greedy]
         ends |= {len(row) for row in together[:9]}
     # Rows ended at different times, so that others moved.
     assert len(ends) > 2
 
 
-def test_samples_follow_the_models_distribution():
-    model = TINY["qwen2_vl"].model().eval()
+def test_samples_follow_the_models_distribution(model):
     batch = inputs("qwen2_vl", PROMPTS)
-    config = settings(do_sample=True, top_k=0, max_new_tokens=2)
     copies = 4000
     torch.manual_seed(0)
+    config = settings(do_sample=True, top_k=0, max_new_tokens=2)
     output = model.generate(**batch, generation_config=config, custom_generate=n_per_prompt([copies] * 3))
+    whole = model(**batch).logits[:, -1]
     # The second token of rows that did not end, given the first: the cache of the right prompt was read.
-    length = batch["input_ids"].shape[1]
-    for number in range(3):
-        single = inputs("qwen2_vl", PROMPTS)
-        rows = output[number * copies : (number + 1) * copies, length:]
-        logits = model(**single).logits[number, -1]
+    for number, prompt in enumerate(PROMPTS):
+        rows = output[number * copies : (number + 1) * copies, batch["input_ids"].shape[1] :]
         counts = torch.bincount(rows[:, 0], minlength=VOCABULARY)
-        assert fits(counts, logits.softmax(-1))
+        assert fits(counts, whole[number].softmax(-1))
         first = int(counts[:END].argmax())
-        longer = {name: value[number : number + 1] for name, value in single.items() if name != "pixel_values"}
-        caches = longer["attention_mask"][0].bool()
-        ids = torch.cat([longer["input_ids"][0][caches], torch.tensor([first])])[None]
-        logits = model(
-            input_ids=ids, **TINY["qwen2_vl"].pixels(PROMPTS[number : number + 1]), **TINY["qwen2_vl"].extra(ids)
-        ).logits[0, -1]
+        read = batch["input_ids"][number][batch["attention_mask"][number].bool()]
+        ids = torch.cat([read, torch.tensor([first])])[None]
+        logits = model(input_ids=ids, **TINY["qwen2_vl"].pixels([prompt]), **TINY["qwen2_vl"].extra(ids)).logits[0, -1]
         counts = torch.bincount(rows[rows[:, 0] == first, 1], minlength=VOCABULARY)
         assert fits(counts, logits.softmax(-1))
 
@@ -142,46 +147,27 @@ def fits(counts, probabilities):
     return bool(chisquare(seen[used].numpy(), wanted[used].numpy()).pvalue > 1e-3)
 
 
-def test_settings_of_other_loops_are_refused():
-    assert refuses({"temperature": 0.7, "suppress_tokens": [1], "cache_implementation": None}) is None
-    assert refuses({"temperature": 0.7, "num_beams": 4}) == "num_beams"
-    assert refuses({"guidance_scale": 1.5}) == "guidance_scale"
-    assert refuses({"use_cache": False}) == "use_cache"
-    assert refuses({"use_cache": True, "num_beams": 1, "_from_model_config": True, "max_length": 20}) is None
-
-
-def test_prompts_that_were_multiplied_before_are_refused():
-    model = TINY["qwen2_vl"].model().eval()
-    config = settings(num_return_sequences=2, do_sample=True)
+def test_prompts_that_were_multiplied_before_are_refused(model):
     with pytest.raises(ValueError, match="wanted 3 prompts, one for each number of completions, got 6"):
-        model.generate(**inputs("qwen2_vl", PROMPTS), generation_config=config, custom_generate=n_per_prompt([1, 1, 1]))
+        generated(model, n_per_prompt([1, 1, 1]), num_return_sequences=2, do_sample=True)
 
 
 @pytest.mark.parametrize("way", ["rows of their own", "shared prompts", "sampled by row", "cached prefixes"])
 def test_a_decoding_step_waits_for_the_device_once(way, monkeypatch):
     text = {**TINY["qwen2_vl"].config["text_config"], "num_hidden_layers": 4}
     model = TINY["qwen2_vl"].model(text_config=text).eval()
-    batch = inputs("qwen2_vl", PROMPTS)
-    rows = []
-    forward, loop = type(model).forward, shared_generation.decode_rows
-
-    @functools.wraps(forward)
-    def counted_forward(self, *args, **kwargs):
-        rows.append(len(kwargs["input_ids"]))
-        return forward(self, *args, **kwargs)
-
-    waits = Waits(monkeypatch)
+    shapes, loop, waits = shapes_of_passes(model, monkeypatch), shared_generation.decode_rows, Waits(monkeypatch)
+    waited = 0
 
     def counted_loop(*args):
-        rows.clear()
+        nonlocal waited
+        shapes.clear()
         waits.count = 0
         with waits:
             output = loop(*args)
-        steps.append((len(rows) + 1, waits.count))
+        waited = waits.count
         return output
 
-    steps = []
-    monkeypatch.setattr(type(model), "forward", counted_forward)
     for module in (cached_prefix, per_row_sampling, shared_generation):
         monkeypatch.setattr(module, "decode_rows", counted_loop)
     torch.manual_seed(0)
@@ -191,12 +177,11 @@ def test_a_decoding_step_waits_for_the_device_once(way, monkeypatch):
         "rows of their own": (n_per_prompt([1, 2, 1]), {"do_sample": True, "top_k": 0}),
         "shared prompts": (n_per_prompt([4, 3, 2]), {"do_sample": True, "top_k": 0}),
     }.get(way, (sample_per_row([[None, *sampled], sampled, [None]], range(3), caches), {}))
-    output = model.generate(**batch, generation_config=settings(**sampling), custom_generate=decode)
+    assert len({len(row) for row in generated(model, decode, **sampling)}) > 1
     if way == "cached prefixes":
         with torch.inference_mode():
             turns = CachedPrefixRows(model, list(caches.values()), [0, 0, 1, 2], [[11, 12], [15], [16, 17], [18]])
             decode_cached_prefix(turns, max_new_tokens=24, ends=list(range(END, VOCABULARY)), suppressed=[IMAGE])
-    assert len({len(row) for row in completed(output, batch["input_ids"].shape[1])}) > 1
-    count, waited = steps[-1]
+    rows = [rows for rows, _ in shapes]
     assert min(rows) < max(rows)
-    assert 0 < waited <= count
+    assert 0 < waited <= len(rows) + 1

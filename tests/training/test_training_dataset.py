@@ -19,16 +19,22 @@ INFO = {"name": "tiny", "source": "made by the tests", "license": "CC0-1.0"}
 
 def test_rows_have_what_trainer_and_rewards_need(data_dir):
     samples = load_samples(str(data_dir))
-    rows = build_dataset(str(data_dir), samples, template="answer-only", with_completion=True)
+    rows = build_dataset(
+        str(data_dir), samples, template="answer-only", completions={sample.id: sample.letter for sample in samples}
+    )
     row = rows[5]
     image = row.pop("images")
     assert [(picture.size, picture.getpixel((0, 0))) for picture in image] == [((40, 30), (150, 90, 160))]
     assert row == {
         "prompt": messages(samples[5], "answer-only"),
+        "question": "Which organ is shown?",
         "letter": "B",
+        "answer": "kidney",
         "options": ["liver", "kidney", "brain", "knee"],
         "sample_id": "q5",
         "modality": "CT",
+        "boxes": None,
+        "shown_size": None,
         "completion": [{"role": "assistant", "content": "B"}],
     }
     assert "completion" not in build_dataset(str(data_dir), samples, template="medvlm-r1").column_names
@@ -67,9 +73,16 @@ def test_unreadable_images_and_open_questions(data_dir, tmp_path):
         load_samples(str(folder), skip_missing=True)
 
     samples = read_folder(data_dir)
-    write_folder(folder, [*samples[:3], replace(samples[3], options=())], info=INFO)
-    with pytest.raises(UserError, match="1 open questions, the first 'q3'"):
+    write_folder(
+        folder,
+        [replace(sample, images=(), options=sample.options if n < 3 else ()) for n, sample in enumerate(samples[:4])],
+        info=INFO,
+    )
+    with pytest.raises(UserError, match=r"1 open questions, the first 'q3'.*open_answer"):
         load_samples(str(folder))
+    mixed = load_samples(str(folder), open_questions=True)
+    rows = build_dataset(str(folder), mixed, template="answer-only")
+    assert rows[3]["prompt"][0]["content"][-1]["text"] == "Which organ is shown?\nAnswer in a few words."
 
 
 @pytest.mark.parametrize("main", [True, False])

@@ -13,13 +13,18 @@ from medvlm_r1.cli.options import Dtype, Json, Model, NewTokens, completion, pri
 from medvlm_r1.errors import RESEARCH_USE
 
 PLANES = ("axial", "coronal", "sagittal")
-WINDOWS = ("brain", "lung", "soft-tissue", "bone", "percentile", "full", "stored")
+WINDOWS = ("brain", "subdural", "lung", "soft-tissue", "bone", "percentile", "full", "stored")
 
 
 def ask_command(
     model: Model,
     *,
-    image: Annotated[Path, typer.Option(help="Image file: PNG, JPEG, TIFF, BMP, DICOM or a volume such as NIfTI.")],
+    image: Annotated[
+        Path,
+        typer.Option(
+            help="PNG, JPEG, TIFF, BMP, DICOM or a volume such as NIfTI; or a folder or ZIP archive of DICOM series."
+        ),
+    ],
     question: Annotated[str, typer.Option(help="The question.")],
     option: Annotated[
         list[str] | None,
@@ -32,10 +37,14 @@ def ask_command(
     slice_: Annotated[
         int | None, typer.Option("--slice", help="Volumes: slice number in that plane, counted from 0.")
     ] = None,
+    series: Annotated[
+        int | None, typer.Option(help="Folders and archives: number of the DICOM series, counted from 0.")
+    ] = None,
     window: Annotated[
         str | None,
         typer.Option(
-            autocompletion=completion(*WINDOWS), help=f"{', '.join(WINDOWS)}, or CENTER/WIDTH in image units (CT: HU)."
+            autocompletion=completion(*WINDOWS),
+            help=f"{', '.join(WINDOWS)}, or CENTER/WIDTH in image units (CT: HU). Three with commas: red, green, blue.",
         ),
     ] = None,
     max_new_tokens: NewTokens = 512,
@@ -46,6 +55,7 @@ def ask_command(
 
     Example: medvlm-r1 ask phantom-base --image ct.png --question "Which organ?" --option liver --option kidney
     Example: medvlm-r1 ask phantom-base --image ct.dcm --window 40/400 --question "What is seen?"
+    Example: medvlm-r1 ask phantom-base --image study/ --plane axial --slice 60 --question "What is seen?"
     """
     from medvlm_r1.console import stderr_console
     from medvlm_r1.models.generate import check_images
@@ -53,7 +63,7 @@ def ask_command(
     from medvlm_r1.models.remote import is_server
     from medvlm_r1.serving.medvlm import MedVLM, Question, prepare
 
-    view: dict[str, Any] = {"frame": frame, "plane": plane, "slice": slice_, "window": window}
+    view: dict[str, Any] = {"frame": frame, "plane": plane, "slice": slice_, "window": window, "series": series}
     query = Question(image=image, question=question, options=option or (), **view)
     # Check the question before a model is loaded.
     prepared = prepare(query)

@@ -23,6 +23,12 @@ def eval_command(
     max_new_tokens: NewTokens = 512,
     template: Template = "medvlm-r1",
     dtype: Dtype = "auto",
+    synonyms: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Your synonyms for open answers: a group of terms per line, separated by tabs."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Answer every question of a data folder with greedy decoding, and score the answers. Re-run to resume.
@@ -32,6 +38,7 @@ def eval_command(
     from medvlm_r1.console import accuracy_lines, progress_bar
 
     with stop_on_sigterm(out), progress_bar("Answers") as advance:
+        from medvlm_r1.evaluation.boxes import box_lines
         from medvlm_r1.evaluation.run import evaluate
 
         results = evaluate(
@@ -44,9 +51,10 @@ def eval_command(
             max_new_tokens=max_new_tokens,
             template=template,
             dtype=dtype,
+            synonyms=synonyms,
             progress=advance,
         )
-    lines = [*accuracy_lines(results), f"Results: {out / 'results.json'}", RESEARCH_USE]
+    lines = [*accuracy_lines(results), *box_lines(results), f"Results: {out / 'results.json'}", RESEARCH_USE]
     print_result(results, lines, as_json=as_json)
 
 

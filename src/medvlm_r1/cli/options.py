@@ -137,5 +137,8 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Override fields, such as seed=1.")
 ]
 Template = Annotated[
-    Literal["medvlm-r1", "answer-only", "no-think", "think-after"], typer.Option(help="Prompt template.")
+    Literal[
+        "medvlm-r1", "medvlm-r1-open", "answer-only", "no-think", "think-after", "medvlm-r1-box", "medvlm-r1-box-pixels"
+    ],
+    typer.Option(help="Prompt template."),
 ]

@@ -131,7 +131,7 @@ def _print_plan(plan: Plan) -> None:
     from medvlm_r1.console import print_uncropped
 
     console = Console()
-    runtime = plan.memory(shared=plan.shares)["runtime"] / 2**30
+    runtime = plan.memory(shared=plan.run.shares)["runtime"] / 2**30
     estimate = (
         "Steps, parameters and tokens are counted. Memory is an estimate for the longest prompt and completions; "
         f"{runtime:.2g} GiB of it is for libraries and fragmentation."
@@ -143,8 +143,8 @@ def _print_plan(plan: Plan) -> None:
 
 def _plan_lines(plan: Plan) -> list[str]:
     counts, batch = plan.record()["prompts"], plan.run.batch
-    sharded = "" if plan.placement.sharding == "none" else f", sharded with {plan.placement.sharding}"
-    kind = "CPU" if plan.placement.cpu else "GPU"
+    sharded = "" if plan.run.launch.sharding == "none" else f", sharded with {plan.run.launch.sharding}"
+    kind = "CPU" if plan.run.cpu else "GPU"
     each = " each" if batch.processes > 1 else ""
     size = "" if plan.device is None else f" with {plan.device / 2**30:.1f} GiB{each}"
 
@@ -164,7 +164,7 @@ def _plan_lines(plan: Plan) -> list[str]:
         "prompt counted once",
     ]
     if plan.run.generates:
-        lines.append(f"Prompts       computed once per {'prompt (sharing: true)' if plan.shares else 'completion'}")
+        lines.append(f"Prompts       computed once per {'prompt (sharing: true)' if plan.run.shares else 'completion'}")
     return lines
 
 

@@ -16,13 +16,16 @@ from PIL.Image import Image
 
 from medvlm_r1.data.folder import SAMPLES, folder_hash, read_folder
 from medvlm_r1.data.sample import Sample
+from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
+from medvlm_r1.evaluation.boxes import score_boxes
 from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
 from medvlm_r1.evaluation.score import score
 from medvlm_r1.evaluation.store import (
     ANSWERS,
     RESULTS,
     START_AGAIN,
+    SYNONYMS,
     AnswerKey,
     AnswerStore,
     StoredAnswer,
@@ -32,9 +35,12 @@ from medvlm_r1.evaluation.store import (
 )
 from medvlm_r1.models.device import limit_threads
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator, as_finished
-from medvlm_r1.models.load import fingerprint, load_policy, processor_folder
+from medvlm_r1.models.load import fingerprint, image_fit, load_policy, processor_folder
 from medvlm_r1.models.remote import ServerPool, is_server, server_generators
+from medvlm_r1.models.shown import box_labels
+from medvlm_r1.prompts.boxes import BOX_TEMPLATES
 from medvlm_r1.prompts.templates import messages, template_text
+from medvlm_r1.rewards.open_questions.words import Synonyms, read_synonyms
 
 Progress = Callable[[int, int], None]
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
@@ -49,6 +55,7 @@ class _Setup:
     identity: str
     template: str
     settings: GenerationSettings
+    synonyms: Synonyms | None
 
     def key(self, sample: Sample, images: Sequence[Image]) -> AnswerKey:
         return answer_key(self.identity, sample, images, self.template, self.settings)
@@ -67,6 +74,7 @@ class _Setup:
                     seconds=round((now - began) / len(finished), 4),
                     model=self.model,
                     template=self.template,
+                    synonyms=self.synonyms,
                     key=self.key(*pairs[index]),
                 )
                 for index, generation in finished
@@ -85,6 +93,7 @@ def evaluate(
     max_new_tokens: int = 512,
     template: str = "medvlm-r1",
     dtype: str = "auto",
+    synonyms: Path | str | None = None,
     progress: Progress | None = None,
     generator: Generator | None = None,
 ) -> dict[str, Any]:
@@ -101,13 +110,16 @@ def evaluate(
         max_new_tokens: token limit of a completion. Longer completions are truncated and counted as `cut_off`.
         template: name of the prompt template.
         dtype: dtype of a local model, as in `load_policy`.
+        synonyms: a file with synonyms for open answers (`rewards.open_questions.words`), in addition to those of the
+            package. The run folder keeps a copy.
         progress: called with (answered, total) before the first answer, and after each batch or server reply.
         generator: generates the answers instead of `model`, which is then not loaded.
 
     Returns:
         The content of `results.json`: the metrics of `score`, and `research_use`, `model`, `model_fingerprint`, `data`,
         `data_from_run` (path of the data relative to the run folder), `data_sha256`, `template`, `max_new_tokens`,
-        `image_size`, `n_missing` (number of excluded rows) and `seconds` (total generation time of all answers).
+        `image_size`, `n_missing` (number of excluded rows) and `seconds` (total generation time of all answers). With a
+        box template also `boxes`, see `score_boxes`.
 
     Raises:
         UsageError: an argument is invalid, or `out` is the data folder or contains another kind of run.
@@ -121,17 +133,27 @@ def evaluate(
     selected = list(enumerate(everything, start=1))[:limit]
     local = None if generator is not None or is_server(model) else model
     rows = present_rows(data_dir, selected, skip_missing, local)
+    samples = [sample for _, sample in rows]
+    # Before the answers are generated, because it refuses boxes outside their image.
+    fit = image_fit(local) if local is not None and template in BOX_TEMPLATES else None
+    labels = box_labels(str(data_dir), samples, template, fit and fit.processor)
     setup = _Setup(
         data_dir=data_dir,
         model=model,
         identity=identify(model, generator, dtype),
         template=template,
         settings=GenerationSettings(max_new_tokens=max_new_tokens),
+        synonyms=read_synonyms(synonyms) if synonyms else None,
     )
+    own_synonyms = Path(synonyms).read_text(encoding="utf-8-sig") if synonyms else None
     if generator is None and is_server(model):
         generator = ServerPool(servers=tuple(server_generators(model, batch_size)))
     report = progress or (lambda answered, total: None)
     with AnswerStore(out) as store:
+        if own_synonyms is None:
+            (out / SYNONYMS).unlink(missing_ok=True)
+        else:
+            atomic_write(out / SYNONYMS, own_synonyms)
         _check_stored(store, everything, rows, setup)
         pending = [row for row in rows if row[1].id not in store.answers]
         if pending and generator is None:
@@ -147,11 +169,13 @@ def evaluate(
                 answered += len(answers)
                 report(answered, len(rows))
         answers = [store.answers[sample.id] for _, sample in rows]
+    generations = [answer.generation for answer in answers]
     results = {
         **provenance(model, setup.identity, data_dir, out, template, max_new_tokens),
         "n_missing": len(selected) - len(rows),
         "seconds": sum(answer.seconds for answer in answers),
-        **score([sample for _, sample in rows], [answer.generation for answer in answers], template),
+        **score(samples, generations, template, setup.synonyms),
+        **({"boxes": score_boxes(samples, generations, labels)} if template in BOX_TEMPLATES else {}),
     }
     write_results(out, results)
     return results

@@ -2,7 +2,8 @@
 
 Strict accuracy uses the rule of the MedVLM-R1 release: a single letter in the answer tag. Lenient accuracy is reported
 too, so that a format error is not mistaken for a wrong answer. Under either rule, an answer without a letter is wrong;
-the letter is never guessed. Open questions have no letter and no chance level, so they are counted separately.
+the letter is never guessed. Open questions have no letter and no chance level, so they are reported separately. Their
+answers are scored from 0 to 1 by the rules of `rewards.open_questions.rules`.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -10,11 +11,13 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
-from medvlm_r1.data.names import folded
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.evaluation.statistics import clustered_se, clustered_wilson, effective_sample_size, mean_interval
 from medvlm_r1.models.generate import Generation
-from medvlm_r1.prompts.parser import Response, conclusion_text, parse_response
+from medvlm_r1.prompts.boxes import BOX_TEMPLATES, without_boxes
+from medvlm_r1.prompts.parser import Response, conclusion_text, is_well_formed, parse_response
+from medvlm_r1.rewards.open_questions.rules import OpenScore, score_open
+from medvlm_r1.rewards.open_questions.words import Synonyms, read_synonyms
 
 ANSWER_ONLY = "answer-only"
 FIRST_MODALITIES = ("MRI", "CT", "X-ray")
@@ -32,6 +35,7 @@ class Graded:
         lenient_correct: whether the answer is correct by the lenient rule.
         answered: whether the strict rule found an answer.
         lenient_answered: whether the lenient rule found an answer.
+        open_score: score of the answer to an open question; None if the question has options.
     """
 
     sample: Sample
@@ -41,48 +45,59 @@ class Graded:
     lenient_correct: bool
     answered: bool
     lenient_answered: bool
+    open_score: OpenScore | None = None
 
 
 Verdict = Callable[[Graded], bool]
 _correct = attrgetter("correct")
 
 
-def grade(sample: Sample, generation: Generation, template: str = "medvlm-r1") -> Graded:
+def grade(
+    sample: Sample, generation: Generation, template: str = "medvlm-r1", synonyms: Synonyms | None = None
+) -> Graded:
     """Grade one completion.
 
     The strict rule is that of the MedVLM-R1 release: a single letter in the answer tag. If the template asks for a
     letter only, a bare letter also satisfies the strict rule and is well-formed. An answer to an open question is
-    correct if it equals the sample's answer, ignoring case, white space and a final full stop.
+    correct if its score is 1.
 
     Args:
         sample: the question.
         generation: the completion.
         template: name of the prompt template.
+        synonyms: synonym table for open answers; None for that of the package.
     """
     response = read_as_asked(generation.text, sample.options, template)
     if sample.options:
-        strict, lenient, right = response.letter, response.lenient_letter, sample.letter
+        open_score = None
+        strict, lenient = response.letter, response.lenient_letter
+        correct, lenient_correct = strict == sample.letter, lenient == sample.letter
     else:
-        strict = lenient = None if response.answer is None else folded(response.answer)
-        right = folded(sample.answer)
+        strict = lenient = response.answer
+        open_score = score_open(strict or "", sample.answer, sample.question, synonyms or read_synonyms())
+        correct = lenient_correct = open_score.value == 1
     return Graded(
         sample=sample,
         generation=generation,
         response=response,
-        correct=strict == right,
-        lenient_correct=lenient == right,
+        correct=correct,
+        lenient_correct=lenient_correct,
         answered=bool(strict),
         lenient_answered=bool(lenient),
+        open_score=open_score,
     )
 
 
 def read_as_asked(text: str, options: Sequence[str], template: str) -> Response:
     """Parse a completion. If the template asks for a letter only, a bare letter is an answer too.
 
+    If the template asks for boxes, a well-formed completion may have some between the reasoning and the answer.
     Reasoning before the bare letter is ignored, because a chat template may open a think tag and a server may return
     reasoning.
     """
     response = parse_response(text, options)
+    if template in BOX_TEMPLATES:
+        return replace(response, well_formed=is_well_formed(without_boxes(text)))
     if template != ANSWER_ONLY:
         return response
     text = conclusion_text(text).strip().removeprefix("<think>").strip()
@@ -96,13 +111,19 @@ def read_as_asked(text: str, options: Sequence[str], template: str) -> Response:
     )
 
 
-def score(samples: Sequence[Sample], generations: Sequence[Generation], template: str = "medvlm-r1") -> dict[str, Any]:
+def score(
+    samples: Sequence[Sample],
+    generations: Sequence[Generation],
+    template: str = "medvlm-r1",
+    synonyms: Synonyms | None = None,
+) -> dict[str, Any]:
     """All metrics of one evaluation.
 
     Args:
         samples: n samples.
         generations: n completions, in the same order.
         template: name of the prompt template.
+        synonyms: synonym table for open answers; None for that of the package.
 
     Returns:
         Metrics over the questions with options: `accuracy` and `lenient` by modality with their unweighted `mean`;
@@ -113,14 +134,18 @@ def score(samples: Sequence[Sample], generations: Sequence[Generation], template
         options, every mean, percent and interval is None.
         Metrics over all answers: `n`, `cut_off` (see `share`), `mean_reasoning_words` (over answers with a reasoning;
         None if there are none) and `mean_completion_tokens`.
-        `open` is the share of open questions whose answer matches the reference answer.
+        Metrics over the open questions: `open`. Its `percent` is the share of answers with score 1, `score` the mean
+        score in percent with `score_ci95`, and `by_rule` has the number and mean score of the answers that each rule
+        decided.
 
     Raises:
         ValueError: there are no samples, or the lengths differ.
     """
     if not samples:
         raise ValueError("wanted at least one sample, got none")
-    graded = [grade(sample, generation, template) for sample, generation in zip(samples, generations, strict=True)]
+    graded = [
+        grade(sample, generation, template, synonyms) for sample, generation in zip(samples, generations, strict=True)
+    ]
     closed = [g for g in graded if g.sample.options]
     names = order_modalities(g.sample.modality for g in closed)
     groups = {name: [g for g in closed if g.sample.modality == name] for name in names}
@@ -130,7 +155,7 @@ def score(samples: Sequence[Sample], generations: Sequence[Generation], template
     }
     return {
         "n": len(graded),
-        "open": clustered_share([g for g in graded if not g.sample.options], _correct),
+        "open": _open_scores([g for g in graded if g.open_score is not None]),
         **_accuracies("accuracy", groups, _correct),
         **_accuracies("lenient", groups, lambda g: g.lenient_correct),
         "by_type": {
@@ -193,6 +218,21 @@ def _accuracies(name: str, groups: Mapping[str, Sequence[Graded]], verdict: Verd
     return {
         name: accuracies | {"mean": _mean(accuracy["percent"] for accuracy in accuracies.values())},
         f"{name}_mean_ci95": [100 * end for end in mean_interval(counts)] if counts else None,
+    }
+
+
+def _open_scores(graded: Sequence[Graded]) -> dict[str, Any]:
+    """Metrics of the answers to open questions (see `score`)."""
+    scores = [g.open_score for g in graded if g.open_score is not None]
+    values = [100 * entry.value for entry in scores]
+    ends = clustered_wilson([value / 100 for value in values], [g.sample.cluster for g in graded]) if graded else ()
+    rules = sorted({entry.rule for entry in scores})
+    groups = {str(rule): [100 * entry.value for entry in scores if entry.rule == rule] for rule in rules}
+    return {
+        **clustered_share(graded, _correct),
+        "score": _mean(values),
+        "score_ci95": [100 * end for end in ends] or None,
+        "by_rule": {rule: {"n": len(group), "score": _mean(group)} for rule, group in groups.items()},
     }
 
 

@@ -7,8 +7,9 @@ Evaluations and audits share one schema, with one row per answer. Both kinds of 
 * the answer: `text`, `n_tokens`, `truncated`, and the `letter` by the strict rule;
 * `key`: everything that the answer depends on.
 
-Rows of an evaluation add `correct`, `seconds`, `model` and `template`. Rows of an audit are described in
-`medvlm_r1.audit.store`. `letter` and `correct` are for people who read the file; scoring parses `text` again.
+Rows of an evaluation add `correct`, `seconds`, `model` and `template`; those of open questions also `score` and `rule`.
+Rows of an audit are described in `medvlm_r1.audit.store`. `letter`, `correct`, `score` and `rule` are for people who
+read the file; scoring parses `text` again.
 """
 
 import hashlib
@@ -28,11 +29,14 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.score import Graded, grade
 from medvlm_r1.models.generate import Generation, GenerationSettings
 from medvlm_r1.prompts.templates import messages
+from medvlm_r1.rewards.open_questions.words import Synonyms, read_synonyms
 
 ANSWERS = "answers.jsonl"
 REAL = "real"
 """Name of the variant with the unchanged question."""
 RESULTS = "results.json"
+SYNONYMS = "synonyms.tsv"
+"""Copy of the user's synonyms for open answers in the run folder."""
 START_AGAIN = "give another --out, or delete that folder to start again"
 _RESULT_FIELDS = (
     *("model", "data", "data_from_run", "data_sha256", "template", "n", "open", "n_missing", "seconds"),
@@ -112,16 +116,18 @@ class StoredAnswer(StoredQuestion):
         seconds: the answer's share of its batch's generation time.
         model: the model as the caller named it.
         template: name of the prompt template, which decides how the text is parsed.
+        synonyms: the user's synonym table for open answers; None for that of the package.
     """
 
     generation: Generation
     seconds: float
     model: str
     template: str
+    synonyms: Synonyms | None = None
 
     def graded(self) -> Graded:
         """Grade the answer."""
-        return grade(self.sample, self.generation, self.template)
+        return grade(self.sample, self.generation, self.template, self.synonyms)
 
 
 def answer_key(
@@ -191,6 +197,7 @@ def read_answers(folder: Path) -> list[StoredAnswer]:
         raise UserError(f"{path}: no such file; wanted the answers of `medvlm-r1 eval ... --out {folder}`")
     if answers_kind(path) == "a model audit":
         raise UserError(f"{path}: the answers of a model audit; wanted the folder of an evaluation (`medvlm-r1 eval`)")
+    synonyms = read_synonyms(folder / SYNONYMS) if (folder / SYNONYMS).exists() else None
     answers = []
     first: dict[str, int] = {}
     for number, row in read_json_lines(path, growing=True):
@@ -200,6 +207,7 @@ def read_answers(folder: Path) -> list[StoredAnswer]:
             raise bad_row(
                 path, number, f"id {answer.sample.id!r} was answered in row {seen} already; remove one of the two"
             )
+        answer.synonyms = synonyms
         answers.append(answer)
     return answers
 
@@ -267,6 +275,7 @@ def _to_row(answer: StoredAnswer) -> dict[str, Any]:
         **asdict(answer.generation),
         "letter": graded.response.letter,
         "correct": graded.correct,
+        **({"score": open_score.value, "rule": open_score.rule} if (open_score := graded.open_score) else {}),
         "seconds": answer.seconds,
         "model": answer.model,
         "template": answer.template,

@@ -100,7 +100,13 @@ def merge_adapter(base: Any, folder: Path) -> Any:
         # Adapters written before transformers 5 name the layers as the hub's files do.
         mapping = getattr(base, "_checkpoint_conversion_mapping", {})
         keys = set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device="cpu", key_mapping=mapping))
-        _check_fit(folder, [key for key in keys.missing_keys if ".default" in key], keys.unexpected_keys)
+        missing = [key for key in keys.missing_keys if ".default" in key]
+        problems = key_problems(missing=missing, unexpected=keys.unexpected_keys)
+        if problems:
+            raise UserError(
+                f"{folder}: the adapter does not fit its base model: {problems}. Check that this is the base model it "
+                f"was trained on; name another one as {folder}#BASE."
+            )
         return adapted.merge_and_unload(safe_merge=True)
     except (UserError, MemoryError):
         raise
@@ -111,15 +117,6 @@ def merge_adapter(base: Any, folder: Path) -> Any:
             f"{' '.join(str(error).split())[:300]}). Check that this is the base model it was trained on; name another "
             f"one as {folder}#BASE, with a folder or hub id for BASE."
         ) from error
-
-
-def _check_fit(folder: Path, missing: Iterable[str], unexpected: Iterable[str]) -> None:
-    problems = key_problems(missing=missing, unexpected=unexpected)
-    if problems:
-        raise UserError(
-            f"{folder}: the adapter does not fit its base model: {problems}. Check that this is the base model it was "
-            f"trained on; name another one as {folder}#BASE."
-        )
 
 
 def key_problems(*, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[str] = ()) -> str:

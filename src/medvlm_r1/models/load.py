@@ -103,9 +103,9 @@ def locate_with_base(model: str) -> tuple[Path, Path | None]:
         if _HUB_ID.fullmatch(candidate):
             with contextlib.suppress(UserError):
                 return _checked(_download(candidate, _MODEL_FILES, cached=True)), folder
-    seen = f"on record as {' and '.join(map(repr, candidates))}" if candidates else "not on record"
+    record = f"on record as {' and '.join(map(repr, candidates))}" if candidates else "not on record"
     raise UserError(
-        f"{folder} is a LoRA adapter, and its base model is not on this machine ({seen}). Nothing is downloaded "
+        f"{folder} is a LoRA adapter, and its base model is not on this machine ({record}). Nothing is downloaded "
         f"unasked: name the base as '{name}#BASE', where BASE is a folder or a hub id."
     )
 
@@ -278,16 +278,16 @@ def _load(folder: Path, adapter: Path | None, dtype: Any, init: Mapping[str, Any
                 **fixed,
             )
             processor = load_processor(_processor_folder(folder, adapter))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder} cannot be loaded as an image-text-to-text model: {error}") from error
     except (MemoryError, UserError):
         raise
     # A damaged config.json makes transformers raise nearly anything: KeyError, TypeError, ZeroDivisionError, ...
     except Exception as error:
-        raise UserError(
-            f"{folder} cannot be loaded as an image-text-to-text model: {type(error).__name__}: {error}; its files do "
-            "not fit together or are damaged, copy the folder again"
-        ) from error
+        reason = str(error)
+        if not isinstance(error, OSError | ValueError | RuntimeError | SafetensorError):
+            reason = (
+                f"{type(error).__name__}: {error}; its files do not fit together or are damaged, copy the folder again"
+            )
+        raise UserError(f"{folder} cannot be loaded as an image-text-to-text model: {reason}") from error
     _check_keys(folder, info)
     if network.config.model_type == "mistral3":
         from medvlm_r1.models.families import keep_single_tokens

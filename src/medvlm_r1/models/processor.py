@@ -16,7 +16,7 @@ from medvlm_r1.errors import UserError, extra_of
 
 Size = tuple[int, int]
 """Width and height in pixels."""
-_SHOWN = 20
+_MAX_ROWS = 20
 
 
 def load_processor(folder: Path) -> Any:
@@ -94,8 +94,8 @@ class ImageFit:
 
     def message(self, folder: str | Path, unfit: Mapping[str, str]) -> str:
         """Combine the messages of `unfit` into one message, without advice."""
-        lines = [*unfit.values()][:_SHOWN]
-        more = f"; and {len(unfit) - _SHOWN} more" if len(unfit) > _SHOWN else ""
+        lines = [*unfit.values()][:_MAX_ROWS]
+        more = f"; and {len(unfit) - _MAX_ROWS} more" if len(unfit) > _MAX_ROWS else ""
         rows = f"{len(unfit)} row{'' if len(unfit) == 1 else 's'}"
         return (
             f"{Path(folder) / SAMPLES}: the image processor of {self.model} cannot take images of {rows}: "

@@ -14,11 +14,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from queue import SimpleQueue
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -320,49 +319,37 @@ class ServerPool(StreamingGenerator):
             UserError: All servers have failed, or a server refuses a request.
         """
         waiting = deque(enumerate(jobs))
-        while waiting:
-            # Results, and one None for each worker that ends.
-            results: SimpleQueue[tuple[int, T] | None] = SimpleQueue()
-            with ExitStack() as stack:
-                clients = [(server, stack.enter_context(server.client())) for server in self.alive()]
-                workers = [pair for pair in clients for _ in range(pair[0].concurrency)]
-                pool = stack.enter_context(ThreadPoolExecutor(max_workers=len(workers)))
-                ended = [pool.submit(self._work, server, client, waiting, results) for server, client in workers]
-                try:
-                    for _ in workers:
-                        while (result := results.get()) is not None:
-                            yield result
-                    for future in ended:
-                        future.result()
-                except BaseException:
+        running: dict[Future[T], tuple[ServerGenerator, int]] = {}
+        failure: BaseException | None = None
+        with ExitStack() as stack:
+            clients = {server.url: stack.enter_context(server.client()) for server in self.alive()}
+            # One entry for each request that a server can still take.
+            free = deque(server for server in self.alive() for _ in range(server.concurrency))
+            pool = stack.enter_context(ThreadPoolExecutor(max_workers=len(free)))
+            while waiting or running:
+                while waiting and free:
+                    server = free.popleft()
+                    if server.url not in self._gone:
+                        index, job = waiting.popleft()
+                        running[pool.submit(job, server, clients[server.url])] = server, index
+                if not running:
+                    self.alive()
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    server, index = running.pop(future)
+                    free.append(server)
+                    error = future.exception()
+                    if error is None:
+                        yield index, future.result()
+                    elif isinstance(error, ServerGone) and len(self.servers) > 1:
+                        self.leave_out(server, error)
+                        waiting.append((index, jobs[index]))
+                    else:
+                        failure = failure or error
+                if failure is not None:
                     # Running jobs finish; no new jobs start.
                     waiting.clear()
-                    raise
-
-    def _work(
-        self,
-        server: ServerGenerator,
-        client: Any,
-        waiting: deque[tuple[int, Job[T]]],
-        results: SimpleQueue[tuple[int, T] | None],
-    ) -> None:
-        """Run jobs until none are left or the server fails."""
-        try:
-            while server.url not in self._gone:
-                try:
-                    index, job = waiting.popleft()
-                except IndexError:
-                    return
-                try:
-                    results.put((index, job(server, client)))
-                except ServerGone as error:
-                    waiting.append((index, job))
-                    self.leave_out(server, error)
-        except BaseException:
-            waiting.clear()
-            raise
-        finally:
-            results.put(None)
+        if failure is not None:
+            raise failure
 
 
 class ServerPieces(Iterator[str]):

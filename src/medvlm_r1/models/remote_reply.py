@@ -9,7 +9,7 @@ from typing import Any
 from medvlm_r1.models.generate import Generation
 from medvlm_r1.prompts.parser import with_reasoning_opened
 
-_SHOWN = 300
+_MAX_LENGTH = 300
 _TEXT_PARTS = ("text", "output_text")
 _REASONING_PARTS = ("thinking", "reasoning")
 
@@ -40,12 +40,12 @@ def read_reply(body: bytes, *, prefilled: bool = False) -> list[Generation]:
         BadReply: The reply is an error or has no completions, or a completion has no text.
     """
     reply = _read_json(body)
-    seen = shorten(json.dumps(reply))
+    excerpt = shorten(json.dumps(reply))
     choices = reply.get("choices")
     if not isinstance(choices, list) or not choices:
-        raise BadReply(f"the reply has no choices: {seen}")
+        raise BadReply(f"the reply has no choices: {excerpt}")
     used = field(reply.get("usage"), "completion_tokens") if len(choices) == 1 else None
-    return [_completion(choice, used, seen, prefilled) for choice in choices]
+    return [_completion(choice, used, excerpt, prefilled) for choice in choices]
 
 
 def _read_json(body: bytes) -> dict[str, Any]:
@@ -59,30 +59,30 @@ def _read_json(body: bytes) -> dict[str, Any]:
     return reply
 
 
-def _completion(choice: Any, used: Any, seen: str, prefilled: bool) -> Generation:
+def _completion(choice: Any, used: Any, excerpt: str, prefilled: bool) -> Generation:
     message = field(choice, "message")
     if not isinstance(message, dict):
-        raise BadReply(f"the reply has no message: {seen}")
+        raise BadReply(f"the reply has no message: {excerpt}")
     reason = finish(choice)
     reasoning, text = texts(message)
     if text is None and reasoning is None and reason != "length":
         if message.get("tool_calls") or message.get("function_call"):
-            raise BadReply(f"the model called a tool instead of answering: {seen}", again=False)
-        raise BadReply(f"the reply has no text (content is null): {seen}")
-    whole = text or ""
-    if reasoning and not whole.lstrip().startswith("<think>"):
+            raise BadReply(f"the model called a tool instead of answering: {excerpt}", again=False)
+        raise BadReply(f"the reply has no text (content is null): {excerpt}")
+    completion = text or ""
+    if reasoning and not completion.lstrip().startswith("<think>"):
         # Truncated reasoning has no end tag.
-        whole = f"<think>{reasoning}" + (f"</think>{whole}" if whole or reason != "length" else "")
+        completion = f"<think>{reasoning}" + (f"</think>{completion}" if completion or reason != "length" else "")
     if not prefilled:
-        whole = with_reasoning_opened(whole)
+        completion = with_reasoning_opened(completion)
     ids = field(choice, "token_ids")
     used = len(ids) if isinstance(ids, list) else used
     if not isinstance(used, int) or isinstance(used, bool) or used < 0:
-        n_tokens = len(whole.split())
+        n_tokens = len(completion.split())
     else:
         # Servers include the end token in their count.
         n_tokens = max(0, used - (reason == "stop"))
-    return Generation(text=whole, n_tokens=n_tokens, truncated=reason == "length")
+    return Generation(text=completion, n_tokens=n_tokens, truncated=reason == "length")
 
 
 def read_prompt_use(body: bytes) -> tuple[int | None, bool]:
@@ -147,23 +147,17 @@ def texts(message: Any) -> tuple[str | None, str | None]:
         BadReply: The content is not text.
     """
     content = field(message, "content")
-    reasoning: list[str] = []
-    text: list[str] = []
-    for name in ("reasoning_content", "reasoning"):
-        apart = field(message, name)
-        if apart and not reasoning:
-            reasoning.extend(_parts(apart, name)[1])
-    if content is not None:
-        thoughts, answer = _parts(content, "content")
-        reasoning.extend(thoughts)
-        text.extend(answer)
+    name = "reasoning_content" if field(message, "reasoning_content") else "reasoning"
+    reasoning = _contents(field(message, name), name)[1] if field(message, name) else []
+    thoughts, text = ([], []) if content is None else _contents(content, "content")
+    reasoning += thoughts
     refusal = field(message, "refusal")
     if not text and isinstance(refusal, str) and refusal:
-        text.append(refusal)
+        text = [refusal]
     return "".join(reasoning) if reasoning else None, "".join(text) if text or content is not None else None
 
 
-def _parts(content: Any, name: str) -> tuple[list[str], list[str]]:
+def _contents(content: Any, name: str) -> tuple[list[str], list[str]]:
     """Reasoning and text in a field of a message, which holds a text or a list of parts."""
     reasoning: list[str] = []
     text: list[str] = []
@@ -175,7 +169,7 @@ def _parts(content: Any, name: str) -> tuple[list[str], list[str]]:
             text.append(field(piece, "text"))
         elif isinstance(content, list) and kind in _REASONING_PARTS:
             thought = field(piece, kind) or field(piece, "text") or field(piece, "summary")
-            reasoning.extend(_parts(thought, str(kind))[1])
+            reasoning.extend(_contents(thought, str(kind))[1])
         else:
             what = f"a part of type {kind!r}" if isinstance(kind, str) else f"a value of type {type(piece).__name__}"
             raise BadReply(f"the reply's {name} holds {what}; wanted text", again=False)
@@ -229,6 +223,6 @@ def field(value: Any, name: str) -> Any:
 
 def shorten(text: str) -> str:
     """Put a server's text on one line, without control characters, and cut it to a length that fits a message."""
-    line = "".join(character if character.isprintable() else " " for character in text[: 20 * _SHOWN])
+    line = "".join(character if character.isprintable() else " " for character in text[: 20 * _MAX_LENGTH])
     line = " ".join(line.split())
-    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]} ..."
+    return line if len(line) <= _MAX_LENGTH else f"{line[:_MAX_LENGTH]} ..."

@@ -6,6 +6,8 @@ from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.errors import UsageError
 
+BOX_PIXELS = "medvlm-r1-box-pixels"
+"""Name of the template with boxes in pixels of the resized image."""
 TEMPLATES: dict[str, str] = {
     # MedVLM-R1 (arXiv 2502.19634). The released scripts indent these lines, by 8 spaces in training and by 4 in
     # evaluation, because they are inside indented triple quotes. The words and line breaks are unchanged here.
@@ -35,6 +37,8 @@ TEMPLATES: dict[str, str] = {
         "2. Then provide the correct answer in a few words inside <answer>...</answer> tags.\n"
         "3. No extra information or text outside of these tags."
     ),
+    # `answer-only`, for questions without options.
+    "answer-only-open": "{question}\nAnswer in a few words.",
     # Med-R1 (arXiv 2503.13939) without thinking. The words are from its evaluation script in a public fork of its
     # repository. There, they follow the question after a space, on the same line.
     "no-think": (
@@ -51,6 +55,10 @@ TEMPLATES: dict[str, str] = {
     ),
 }
 """Prompt templates by name, with the placeholder `{question}`."""
+
+TEMPLATES[BOX_PIXELS] = TEMPLATES["medvlm-r1-box"].replace(
+    "integers from 0 to 1000 of the image's width and height", "pixels of the image with one decimal"
+)
 
 _REASONING_TAG = "<think>"
 
@@ -90,11 +98,14 @@ def render_prompt(sample: Sample, template: str = "medvlm-r1") -> str:
 
     Args:
         sample: Sample with the question and its options.
-        template: A name in `TEMPLATES`.
+        template: A name in `TEMPLATES`. For a sample without options, the template `<name>-open` is used if there is
+            one, because the others ask for a letter.
 
     Raises:
         UsageError: No template has that name.
     """
+    if not sample.options and f"{template}-open" in TEMPLATES:
+        template = f"{template}-open"
     return template_text(template).format(question=lettered(sample))
 
 

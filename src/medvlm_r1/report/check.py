@@ -1,15 +1,25 @@
 """HTML page of the command `data check`: findings, and a contact sheet of equal and nearly equal images."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
+from PIL import ImageDraw
+
 from medvlm_r1.data.check.findings import BadImage, Check, NearPair, Place, Question
+from medvlm_r1.data.folder import read_folder
+from medvlm_r1.data.images import load_image
+from medvlm_r1.data.paths import inside
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.errors import UserError
 from medvlm_r1.report.album import Album, Picture
 from medvlm_r1.report.page import Cell, Row, Table, text_table, write_page
 
 _SIDE = 200
 _PAIRS, _PAIRS_WITHIN = 60, 12
 _PLACES = 4
+_BOXED = 24
 
 Print = tuple[Picture | None, Sequence[Place], int]
 """One image of the contact sheet (None if it can no longer be read), its first locations, and the number of others."""
@@ -32,7 +42,7 @@ def render_check(check: Check, out: Path | str) -> Path:
     """
     folders = {part.name: Path(part.folder) for part in check.parts}
     sharing = check.sharing
-    album = Album(3 * _PAIRS + 2 * _PAIRS_WITHIN)
+    album = Album(3 * _PAIRS + 2 * _PAIRS_WITHIN + _BOXED)
 
     def printed(places: Sequence[Place], count: int) -> Print:
         image = album.find(folders[places[0].part], places[0].image, _SIDE)
@@ -56,6 +66,7 @@ def render_check(check: Check, out: Path | str) -> Path:
         parts=_parts_table(check),
         copies=copies,
         near_between=[sheet(pair) for pair in sharing.near_between.items[:_PAIRS]],
+        boxed=list(islice(_boxed_images(check, album), _BOXED)),
         near_within=[sheet(pair) for pair in within],
         album=album,
         near_within_count=sharing.near_subjects.count + sharing.near_within.count,
@@ -73,6 +84,24 @@ def render_check(check: Check, out: Path | str) -> Path:
         unreadable=_bad_images(check.unreadable.items),
         unfit=_bad_images(check.unfit.items),
     )
+
+
+def _boxed_images(check: Check, album: Album) -> Iterator[Sheet]:
+    """Images with boxes, with the boxes drawn in. Parts with bad rows are skipped."""
+    for part in check.parts:
+        samples: list[Sample] = []
+        with suppress(UserError):
+            samples = [s for s in read_folder(part.folder) if s.boxes and part.split in ("", s.split)]
+        for sample in samples:
+            for number in sorted({box.image for box in sample.boxes}):
+                boxes = [box for box in sample.boxes if box.image == number]
+                with suppress(UserError):
+                    image = load_image(inside(part.folder, sample.images[number]))
+                    pen, width = ImageDraw.Draw(image), max(1, max(image.size) // 100)
+                    for box in boxes:
+                        pen.rectangle((box.x1, box.y1, box.x2 - 1, box.y2 - 1), outline="#ff9800", width=width)
+                    place = Place(part.name, sample.id, sample.images[number], number + 1)
+                    yield ", ".join(box.label for box in boxes), [(album.picture(image, _SIDE), [place], 0)]
 
 
 def _bad_images(images: Iterable[BadImage]) -> Table:

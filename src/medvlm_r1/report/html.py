@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.errors import UserError
+from medvlm_r1.evaluation.boxes import box_rows
 from medvlm_r1.evaluation.compare import compare_answers, left_out
 from medvlm_r1.evaluation.score import order_modalities
 from medvlm_r1.report.album import Album
@@ -81,6 +82,7 @@ def render_report(
         paper=_paper_table(paper or {}),
         tables=tables,
         types=_type_table(evaluated),
+        boxes=_box_table(evaluated),
         facts=_facts_table(evaluated) if evaluated else None,
         panels=build_panels({run: view.metrics for run, view in runs.items()}),
         items=build_items(runs, ids, album),
@@ -197,6 +199,14 @@ def _type_table(evaluated: Evaluated) -> Table | None:
     return Table("Type", [(run, "") for _, run, _ in evaluated], rows) if rows else None
 
 
+def _box_table(evaluated: Evaluated) -> Table | None:
+    """Metrics of boxes by model; None if no evaluation has any."""
+    columns = {run: rows for _, run, results in evaluated if (rows := box_rows(results))}
+    names = dict.fromkeys(name for rows in columns.values() for name in rows)
+    cells = [(name, *(rows.get(name, NOTHING) for rows in columns.values())) for name in names]
+    return text_table(("", *columns), cells, sorts=False) if columns else None
+
+
 def _facts_table(evaluated: Evaluated) -> Table:
     """Facts by model: data, template, counts, lengths and time."""
 
@@ -212,7 +222,13 @@ def _facts_table(evaluated: Evaluated) -> Table:
         "Prompt template": lambda r: r["template"],
         "Items answered": lambda r: r["n"],
         "Open questions (not in the accuracy)": lambda r: r["open"]["n"],
-        "Open questions matching the reference": lambda r: r["open"]["correct"],
+        "Open questions, mean score": lambda r: (
+            NOTHING if (value := r["open"].get("score")) is None else f"{percent(value)} %"
+        ),
+        "Open questions with full score": lambda r: r["open"]["correct"],
+        "Open questions by deciding rule": lambda r: (
+            ", ".join(f"{rule} {group['n']}" for rule, group in r["open"].get("by_rule", {}).items()) or NOTHING
+        ),
         "Left out for missing images": lambda r: r["n_missing"],
         "No answer found, strict rule": lambda r: counted(r["no_answer"]),
         "No answer found, lenient rule": lambda r: counted(r["no_answer_lenient"]),

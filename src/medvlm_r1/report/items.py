@@ -204,9 +204,9 @@ def make_item(sample: Sample, data: Path | None, replies: Sequence[Reply], album
 
 
 def _reply(run: str, style: int, graded: Graded) -> Reply:
-    response, options = graded.response, graded.sample.options
+    response, options, score = graded.response, graded.sample.options, graded.open_score
     notes = {
-        "open question: correct only if it matches the reference text": not options,
+        f"open question: score {score.value:.2f} (rule: {score.rule})" if score else "": score is not None,
         "truncated at the token limit": graded.generation.truncated,
         "wrong format": not response.well_formed,
         f"{'correct' if graded.lenient_correct else 'wrong'} by the lenient rule": graded.lenient_answered

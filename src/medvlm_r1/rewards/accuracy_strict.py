@@ -15,8 +15,8 @@ def accuracy_strict(
     The strict form (`rewards.strict`) is one `<answer>...</answer>`, optionally with one `<think>...</think>` before or
     after it, and only white space or a byte order mark around them. Text outside the tags, a second tag in any
     spelling, or a comment gives 0. A lower-case letter gives 0, because the evaluation does not parse it; tags in
-    another case and a letter within other text also give 0. The text of the reasoning is ignored. Use `format_strict`
-    to require reasoning.
+    another case and a letter within other text also give 0. The text of the reasoning, and boxes between it and the
+    answer, are ignored. Use `format_strict` to require reasoning.
 
     Returns:
         One reward in {0.0, 1.0} per completion.

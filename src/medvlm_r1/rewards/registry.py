@@ -18,10 +18,14 @@ from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.rewards.accuracy_paper import accuracy_paper
 from medvlm_r1.rewards.accuracy_strict import accuracy_strict
+from medvlm_r1.rewards.box_iou import box_iou
+from medvlm_r1.rewards.box_point import box_point
 from medvlm_r1.rewards.consistent import consistent
+from medvlm_r1.rewards.format_box import format_box
 from medvlm_r1.rewards.format_paper import format_paper
 from medvlm_r1.rewards.format_strict import format_strict
 from medvlm_r1.rewards.grounded import grounded
+from medvlm_r1.rewards.open_answer import open_answer
 
 Reward = Callable[..., Sequence[float | None]]
 """TRL's reward signature `f(prompts, completions, **columns)`: one completion per prompt, dataset columns by keyword.
@@ -35,9 +39,18 @@ REGISTRY: dict[str, Reward] = {
     "format_strict": format_strict,
     "consistent": consistent,
     "grounded": grounded,
+    "box_iou": box_iou,
+    "box_point": box_point,
+    "format_box": format_box,
+    "open_answer": open_answer,
 }
+_NEED_OPTIONS = (accuracy_paper, accuracy_strict, consistent, grounded)
+"""Rewards that do not judge open questions."""
 
-DATA_COLUMNS = ("images", "letter", "options", "sample_id", "modality")
+DATA_COLUMNS = (
+    *("images", "question", "letter", "options", "answer", "sample_id", "modality"),
+    *("boxes", "shown_size"),
+)
 """Columns of the training dataset, other than the prompt (`training.dataset`)."""
 FROM_TRL = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """Arguments that TRL passes to every reward in addition to the dataset columns."""
@@ -150,12 +163,15 @@ def checked(name: str, function: Callable[..., Any]) -> Callable[..., Sequence[f
     """Wrap a reward so that its failures and invalid results are reported with its name.
 
     The wrapper raises `UserError` if the function raises an exception, or does not return one number for each
-    completion. As in TRL, None means that a completion is not judged. None for all completions is an error.
+    completion. As in TRL, None means that a completion is not judged. None for all completions is an error, except of a
+    built-in reward, or of a function that takes the column `options`: a batch may hold only open questions, or none.
+    Built-in rewards of letters do not judge open questions.
 
     Args:
         name: Name of the reward in the configuration.
         function: The reward function.
     """
+    may_skip = _names_options(function)
 
     @functools.wraps(function)
     def call(*args: Any, **columns: Any) -> list[float | None]:
@@ -170,12 +186,24 @@ def checked(name: str, function: Callable[..., Any]) -> Callable[..., Sequence[f
                 f"The reward {name!r} failed with {type(error).__name__}: {error} ({last.filename}, line "
                 f"{last.lineno}). Correct the function, and try it on a few completions before the next run."
             ) from error
-        return _numbers(name, result, len(completions))
+        numbers = _numbers(name, result, len(completions), may_skip=may_skip)
+        if function in _NEED_OPTIONS and "options" in columns:
+            pairs = zip(numbers, columns["options"], strict=True)
+            return [number if options else None for number, options in pairs]
+        return numbers
 
     return call
 
 
-def _numbers(name: str, result: Any, count: int) -> list[float | None]:
+def _names_options(function: Callable[..., Any]) -> bool:
+    try:
+        return asks(function, "options")
+    except (TypeError, ValueError):
+        # A C function has no signature.
+        return False
+
+
+def _numbers(name: str, result: Any, count: int, *, may_skip: bool) -> list[float | None]:
     """Check that a result has one number or None for each completion."""
 
     def refusal(description: str) -> UserError:
@@ -191,7 +219,8 @@ def _numbers(name: str, result: Any, count: int) -> list[float | None]:
         raise refusal(_shortened(result)) from None
     if len(values) != count:
         raise refusal(f"{len(values)} values")
-    if values and all(value is None for value in values):
+    # A batch without boxes, without open questions or with nothing else is no error.
+    if name not in REGISTRY and not may_skip and values and all(value is None for value in values):
         raise refusal(f"None for all {count} completions, so nothing is learned")
     numbers: list[float | None] = []
     for index, value in enumerate(values):

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from medvlm_r1.prompts.boxes import without_boxes
 from medvlm_r1.rewards.completion import Completion, completion_text
 
 MIN_REASONING = 5
@@ -54,7 +55,7 @@ def strict_parts(text: str) -> dict[str, str] | None:
         return None
     if len(tags) == 4 and text[tags[1].end() : tags[2].start()].strip():
         return None
-    plain = _ESCAPED.sub("<", text.translate(_PLAIN))
+    plain = plain_text(text)
     if _COMMENT in plain or sum(1 for _ in _LIKE_A_TAG.finditer(plain)) != len(tags):
         return None
     pairs = zip(order, tags[::2], tags[1::2], strict=True)
@@ -62,9 +63,17 @@ def strict_parts(text: str) -> dict[str, str] | None:
     return parts | {"answer": parts["answer"].strip()}
 
 
+def plain_text(text: str) -> str:
+    """The text with look-alike characters replaced by plain ones, and without invisible ones, to search for tags."""
+    return _ESCAPED.sub("<", text.translate(_PLAIN))
+
+
 def strict_answer(text: str) -> str | None:
-    """The answer, if the text is in strict form and its answer is a single capital letter; None otherwise."""
-    parts = strict_parts(text)
+    """The answer, if the text is in strict form and its answer is a single capital letter; None otherwise.
+
+    Boxes between the reasoning and the answer are ignored, because the box templates ask for them.
+    """
+    parts = strict_parts(without_boxes(text))
     return parts["answer"] if parts is not None and re.fullmatch("[A-Z]", parts["answer"]) else None
 
 

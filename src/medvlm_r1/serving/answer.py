@@ -27,11 +27,13 @@ class Question:
     frame: int | None = None
     """Frame of a multi-frame file, from 0."""
     plane: str | None = None
-    """Plane of a NIfTI volume: axial, coronal or sagittal."""
+    """Plane of a volume: axial, coronal or sagittal."""
     slice: int | None = None
-    """Slice index of a NIfTI volume along the normal of `plane`, from 0."""
+    """Slice index of a volume along the normal of `plane`, from 0."""
     window: str | None = None
-    """Window for gray DICOM or NIfTI: brain, lung, soft-tissue, bone, percentile, full, stored, or CENTER/WIDTH."""
+    """Window for gray DICOM or volumes (see `medvlm_r1.data.images.View`)."""
+    series: int | None = None
+    """DICOM series in a folder or ZIP archive, from 0."""
     template: str = "medvlm-r1"
     """Name of a prompt template in `medvlm_r1.prompts.templates.TEMPLATES`."""
 

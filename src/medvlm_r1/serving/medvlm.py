@@ -87,6 +87,7 @@ class MedVLM:
         window: str | None = None,
         frame: int | None = None,
         plane: str | None = None,
+        series: int | None = None,
         template: str = "medvlm-r1",
         temperature: float = 0.0,
         seed: int = 0,
@@ -94,15 +95,16 @@ class MedVLM:
         """Ask one question.
 
         Args:
-            image: A path (PNG, JPEG, TIFF, BMP, DICOM, NIfTI), PIL image, pydicom dataset, numpy array, a list of
+            image: A path (see `medvlm_r1.data.images.load_picture`), PIL image, pydicom dataset, numpy array, a list of
                 these, or None. An array is (rows, columns) of uint8 or uint16, or (rows, columns, RGB) of uint8.
             question: Question text, without options.
             options: Two to ten texts; empty for an open question. Leading letters (`A. liver`) are removed if every
                 option begins with its own letter.
-            slice: Slice index of a NIfTI volume along the normal of `plane`, from 0.
-            window: Window for gray DICOM or NIfTI: a preset or CENTER/WIDTH. If None, the default window is used.
+            slice: Slice index of a volume along the normal of `plane`, from 0.
+            window: Window for gray DICOM or volumes: a preset or CENTER/WIDTH. If None, the default window is used.
             frame: Frame of a multi-frame file, from 0.
-            plane: Plane of a NIfTI volume: axial, coronal or sagittal.
+            plane: Plane of a volume: axial, coronal or sagittal.
+            series: DICOM series in a folder or ZIP archive, from 0.
             template: Name of a prompt template in `medvlm_r1.prompts.templates.TEMPLATES`.
             temperature: Sampling temperature; 0 is greedy.
             seed: Sampling seed.
@@ -111,7 +113,7 @@ class MedVLM:
             UserError: The image cannot be loaded, the question is invalid, or a server does not answer.
             UsageError: Options, view or template are invalid.
         """
-        view: dict[str, Any] = {"slice": slice, "window": window, "frame": frame, "plane": plane}
+        view: dict[str, Any] = {"slice": slice, "window": window, "frame": frame, "plane": plane, "series": series}
         query = Question(image=image, question=question, options=options, template=template, **view)
         return self.ask_batch([query], temperature=temperature, seed=seed)[0]
 
@@ -246,7 +248,7 @@ def prepare(query: Question) -> Prepared:
         )
     except ValueError as error:
         raise UsageError(f"This question cannot be asked: {error}.") from error
-    view = View(frame=query.frame, plane=query.plane, slice=query.slice, window=query.window)
+    view = View(frame=query.frame, plane=query.plane, slice=query.slice, window=query.window, series=query.series)
     pictures = tuple(load(image, view) for image in images)
     item = GenerationInput(prompt=messages(sample, query.template), images=[picture.image for picture in pictures])
     return Prepared(item=item, pictures=pictures, options=options)

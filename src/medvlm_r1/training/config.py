@@ -14,11 +14,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.errors import UsageError
+from medvlm_r1.prompts.boxes import BOX_TEMPLATES
 from medvlm_r1.prompts.templates import TEMPLATES
-from medvlm_r1.rewards import resolve_reward
+from medvlm_r1.rewards import asks, resolve_reward
+from medvlm_r1.rewards.open_questions.words import read_synonyms
 from medvlm_r1.training import options
 from medvlm_r1.training.overrides import apply_overrides, read_yaml, shortened
 
+OPEN_ANSWER = "open_answer"
 # Maximum number of problems in one error message.
 _MOST_FAULTS = 8
 
@@ -64,6 +67,8 @@ class DataConfig(_Section):
     """Use only these modalities of the training folder (default: all)."""
     skip_missing: bool = False
     """Skip samples whose images are missing, unreadable or rejected by the model (default: report an error)."""
+    synonyms: Text | None = None
+    """File with your own synonyms for the reward `open_answer`: one group of terms per line, separated by tabs."""
 
 
 class RewardConfig(_Section):
@@ -94,7 +99,8 @@ class RunConfig(_Section):
     model: Text
     """Initial policy: a model folder, a Hugging Face Hub id, or `phantom-base`."""
     method: Literal["grpo", "sft"]
-    """`grpo`: reinforcement learning with rewards. `sft`: supervised fine-tuning on the answer letter."""
+    """`grpo`: reinforcement learning with rewards. `sft`: supervised fine-tuning on the answer letter
+    (the answer text of an open question)."""
     data: DataConfig
     template: Text = "medvlm-r1"
     """The prompt template, one of `medvlm_r1.prompts.templates.TEMPLATES`. Evaluate with the same template."""
@@ -133,6 +139,8 @@ class RunConfig(_Section):
             raise ValueError("all weights of rewards are 0, so nothing would be learned")
         if len(set(names)) < len(names):
             raise ValueError(f"rewards names the same reward twice: {', '.join(names)}")
+        if self.data.synonyms and OPEN_ANSWER not in names:
+            raise ValueError(f"data.synonyms is for the reward {OPEN_ANSWER}, which rewards does not name")
         if self.method == "grpo" and "beta" not in self.trainer:
             raise ValueError(
                 "trainer.beta is not stated; state it, since TRL's default went from 0.04 to 0.0 in version 0.19 "
@@ -164,16 +172,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         problems = [_explain(item) for item in error.errors()]
         more = f"; and {len(problems) - _MOST_FAULTS} more" if len(problems) > _MOST_FAULTS else ""
         raise UsageError(f"{path}: {'; '.join(problems[:_MOST_FAULTS])}{more}") from error
-    if config.template not in TEMPLATES:
-        raise UsageError(f"{path}: unknown template {config.template!r}; {did_you_mean(config.template, TEMPLATES)}")
-    for reward in config.rewards:
-        try:
-            resolve_reward(reward.name)
-        except UsageError as error:
-            raise UsageError(f"{path}: {error}") from error
     try:
+        if config.template not in TEMPLATES:
+            raise ValueError(f"unknown template {config.template!r}; {did_you_mean(config.template, TEMPLATES)}")
+        for reward in config.rewards:
+            needs_boxes = asks(resolve_reward(reward.name), "boxes")
+            if needs_boxes and config.template not in BOX_TEMPLATES:
+                raise ValueError(
+                    f"the reward {reward.name!r} needs boxes, but the template {config.template!r} does not ask for "
+                    f"them; set template to {' or '.join(BOX_TEMPLATES)}"
+                )
+        if config.data.synonyms:
+            read_synonyms(config.data.synonyms)
         trainer = options.checked(config.method, config.trainer)
-    except ValueError as error:
+    except (UsageError, ValueError) as error:
         raise UsageError(f"{path}: {error}") from error
     return config.model_copy(update={"trainer": trainer})
 
@@ -183,7 +195,9 @@ def _explain(item: Any) -> str:
     location = [str(key) for key in item["loc"]]
     dotted = ".".join(location)
     if item["type"] == "extra_forbidden":
-        known = [".".join([*location[:-1], name]) for name in _section_at(location[:-1]).model_fields]
+        sections: dict[str, type[BaseModel]] = {"data": DataConfig, "rewards": RewardConfig, "lora": LoraSection}
+        section = sections[location[0]] if len(location) > 1 else RunConfig
+        known = [".".join([*location[:-1], name]) for name in section.model_fields]
         if len(location) == 1 and options.is_option(location[0]):
             return f"unknown key '{dotted}'; did you mean 'trainer.{dotted}'?"
         return f"unknown key '{dotted}'; {did_you_mean(dotted, known)}"
@@ -192,8 +206,3 @@ def _explain(item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ")
     # Shortened, because a few YAML aliases can expand to more text than fits into memory.
     return f"'{dotted}' is {shortened(item['input'])}: {message}" if dotted else message
-
-
-def _section_at(location: list[str]) -> type[BaseModel]:
-    sections: dict[str, type[BaseModel]] = {"data": DataConfig, "rewards": RewardConfig, "lora": LoraSection}
-    return sections[location[0]] if location else RunConfig

@@ -1,8 +1,9 @@
 """Data set of samples for TRL's trainers.
 
-The columns are `prompt` (one user message), `images`, `letter`, `options`, `sample_id` and `modality`. For SFT there is
-also `completion` (an assistant message with only the letter). The stored rows hold image paths, and an image is loaded
-when its row is read.
+The columns are `prompt` (one user message), `images`, `question`, `letter`, `options`, `answer` (the text),
+`sample_id`, `modality`, `boxes` and `shown_size` (see `models.shown.BoxLabel`). For SFT there is also `completion` (an
+assistant message with only the letter, or the text of an open answer). The stored rows hold image paths, and an image
+is loaded when its row is read.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from accelerate import PartialState
@@ -22,7 +24,9 @@ from medvlm_r1.data.image_facts import image_sizes, unreadable_samples
 from medvlm_r1.data.paths import inside
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.processor import ImageFit
+from medvlm_r1.models.shown import box_labels
 from medvlm_r1.prompts.templates import messages
+from medvlm_r1.rewards import any_asks
 
 # A GRPO batch reads the same row once per completion. Caching a few dozen decoded images avoids most of that work.
 _CACHED_IMAGES = 64
@@ -30,7 +34,12 @@ Result = TypeVar("Result")
 
 
 def load_samples(
-    folder: str, *, modality: Sequence[str] | None = None, skip_missing: bool = False, fit: ImageFit | None = None
+    folder: str,
+    *,
+    modality: Sequence[str] | None = None,
+    skip_missing: bool = False,
+    fit: ImageFit | None = None,
+    open_questions: bool = False,
 ) -> list[Sample]:
     """Load the samples of a data folder and check that they can be used for training.
 
@@ -39,10 +48,11 @@ def load_samples(
         modality: modalities to keep; None keeps all.
         skip_missing: whether to skip samples whose images are unreadable or rejected by `fit`, instead of raising.
         fit: checks whether the model accepts the size of an image; None to skip this check.
+        open_questions: whether questions without options are accepted.
 
     Raises:
-        UserError: no sample is left, a sample is an open question (it has no options), or an image is unreadable or
-            rejected and `skip_missing` is false.
+        UserError: no sample is left, a sample is an open question and `open_questions` is false, or an image is
+            unreadable or rejected and `skip_missing` is false.
     """
     everything = read_folder(folder)
     rows = [row for row in enumerate(everything, start=1) if modality is None or row[1].modality in modality]
@@ -51,8 +61,11 @@ def load_samples(
         present = ", ".join(sorted({sample.modality for sample in everything}))
         raise UserError(f"{folder} has no sample of modality {', '.join(modality or ())}; it has {present}.")
     opened = [sample.id for sample in samples if not sample.options]
-    if opened:
-        raise UserError(f"{folder}: {len(opened)} open questions, the first {opened[0]!r}; training needs options.")
+    if opened and not open_questions:
+        raise UserError(
+            f"{folder}: {len(opened)} open questions, the first {opened[0]!r}; this training needs options. Use GRPO"
+            " with the reward open_answer (not with grounded), or leave these questions out."
+        )
     sizes = image_sizes(folder, samples)
     unreadable = unreadable_samples(samples, sizes)
     if unreadable and not skip_missing:
@@ -104,8 +117,8 @@ def build_dataset(
     samples: Sequence[Sample],
     *,
     template: str,
-    with_completion: bool = False,
     completions: Mapping[str, str] | None = None,
+    processor: Any = None,
 ) -> Any:
     """Build a `datasets.Dataset` with one row per sample.
 
@@ -113,8 +126,12 @@ def build_dataset(
         folder: data folder that the image paths are relative to.
         samples: the samples, in the order of the rows.
         template: name of the prompt template.
-        with_completion: whether to add a `completion` column that holds only the letter, for SFT.
-        completions: texts for the `completion` column by sample id, instead of the letters.
+        completions: texts of the `completion` column, for SFT, by sample id; None for no such column.
+        processor: image processor of the model, which determines the boxes of a box template (see `box_labels`).
+
+    Raises:
+        UserError: with a box template, a box is not inside its image.
+        UsageError: the template does not suit the processor.
     """
     from datasets import Dataset, Features, List, Value
 
@@ -123,29 +140,52 @@ def build_dataset(
         # JSON text, because an Arrow struct would give every part of a message the keys of all parts.
         "prompt": text,
         "images": List(text),
+        "question": text,
         "letter": text,
         "options": List(text),
+        "answer": text,
         "sample_id": text,
         "modality": text,
         "subject": text,
+        "boxes": List(List(Value("float64"))),
+        "shown_size": List(Value("int64")),
     }
     rows: list[dict[str, Any]] = [
         {
             "prompt": json.dumps(messages(sample, template)),
             "images": [str(inside(folder, image)) for image in sample.images],
+            "question": sample.question,
             "letter": sample.letter,
             "options": list(sample.options),
+            "answer": sample.answer,
             "sample_id": sample.id,
             "modality": sample.modality,
             "subject": sample.cluster,
+            **asdict(label),
         }
-        for sample in samples
+        for sample, label in zip(samples, box_labels(folder, samples, template, processor), strict=True)
     ]
-    if with_completion or completions is not None:
-        answers = completions or {sample.id: sample.letter for sample in samples}
+    if completions is not None:
         columns["completion"] = List({"role": text, "content": text})
-        rows = [row | {"completion": [{"role": "assistant", "content": answers[row["sample_id"]]}]} for row in rows]
+        rows = [row | {"completion": [{"role": "assistant", "content": completions[row["sample_id"]]}]} for row in rows]
     return Dataset.from_list(rows, features=Features(columns)).with_transform(_Decode())
+
+
+def check_boxes(names: Sequence[str], dataset: Any) -> None:
+    """Reject a reward for boxes if the boxes of no sample are known.
+
+    Args:
+        names: names of the rewards.
+        dataset: result of `build_dataset`.
+
+    Raises:
+        UserError: a reward names the column `boxes`, which is None in every row.
+    """
+    if any_asks(names, "boxes") and all(boxes is None for boxes in dataset.with_format(None)["boxes"]):
+        raise UserError(
+            "A reward needs boxes, but no training sample with one image has boxes, nor a truth without findings. "
+            "Import them in a column 'boxes', or leave the reward out."
+        )
 
 
 def as_dataset(folder: str, *, template: str = "medvlm-r1") -> Any:
@@ -179,9 +219,6 @@ class _Decode:
             result["prompt"] = [json.loads(prompt) for prompt in batch["prompt"]]
         return result
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[type[_Decode], tuple[()]]:
         # Data loader workers and dataset fingerprints pickle this object. The cache cannot be pickled.
-        return {}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__()  # type: ignore[misc]
+        return _Decode, ()

@@ -13,8 +13,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from torch import Tensor
 from trl.data_utils import prepare_multimodal_messages
 
 from medvlm_r1.errors import UserError
+from medvlm_r1.models.decoding.prefill import replaced_generate
 from medvlm_r1.models.decoding.shared_generation import n_per_prompt
 from medvlm_r1.models.load import Policy, vision_token_ids
 from medvlm_r1.models.sharing.batch import FeatureStore, Prompt, SharedBatch, distinct, joined, processed, split
@@ -33,15 +33,17 @@ from medvlm_r1.models.sharing.forward import ImageFeatures, as_encoder_output, e
 from medvlm_r1.models.sharing.limits import not_generated, not_shared, tower_learns
 from medvlm_r1.models.sharing.sharded import blank_messages, is_sharded, most_of_all
 from medvlm_r1.rewards import resolve_reward
+from medvlm_r1.rewards.open_answer import open_answer_with
 from medvlm_r1.rewards.registry import checked
 from medvlm_r1.training.callbacks import Evaluate, Progress, SamplerOrder
-from medvlm_r1.training.config import RunConfig
+from medvlm_r1.training.config import OPEN_ANSWER, RunConfig
 from medvlm_r1.training.counterfactual.blank_image import BlankImageBaseline
 from medvlm_r1.training.counterfactual.other_image import CounterfactualImages, check_counterfactual
+from medvlm_r1.training.dataset import check_boxes
 from medvlm_r1.training.loop import train
 from medvlm_r1.training.mixed_rows import MixedRowsTrainer
 from medvlm_r1.training.reliability.mixin import ReliableTrainerMixin
-from medvlm_r1.training.rollouts import CompletesOpenedReasoning, RolloutLog, named
+from medvlm_r1.training.rollouts import CompletesOpenedReasoning, RolloutLog
 from medvlm_r1.training.run_folder import RunFolder
 
 FEATURES_MB = 512.0
@@ -153,7 +155,8 @@ class SharedPromptTrainer(MixedRowsTrainer):
             fields = joined(prompts, token_types=True)
             pixels = fields.pop("pixel_values", None)
             decode = n_per_prompt([*sizes, *[1] * greedy], greedy=greedy)
-            with self._completing(prompts, decode, encode=pixels is not None):
+            model = self._bare(self.model_wrapped)
+            with replaced_generate(model, self._completing(model, prompts, decode, encode=pixels is not None)):
                 ids, logps = super()._generate_single_turn(
                     [prompt.ids for prompt in prompts], None, fields, num_generations
                 )
@@ -166,13 +169,11 @@ class SharedPromptTrainer(MixedRowsTrainer):
         fields = {} if self.use_vllm else joined([*rows, *self._greedy], token_types=True)
         return super()._generate_single_turn(prompt_ids, pictures, fields, num_generations)  # type: ignore[no-any-return]
 
-    @contextmanager
-    def _completing(self, prompts: list[Prompt], decode: Any, *, encode: bool) -> Iterator[None]:
-        """Make the policy's `generate` complete the prompts with the function `decode` within this context.
+    def _completing(self, model: Any, prompts: list[Prompt], decode: Any, *, encode: bool) -> Callable[..., Any]:
+        """The policy's `generate`, which completes the prompts with the function `decode`.
 
-        `generate` is patched because TRL passes only tensors to it, and calls it while sharded weights are gathered.
+        It encodes the images too, because TRL calls it while sharded weights are gathered.
         """
-        model = self._bare(self.model_wrapped)
 
         def generate(*args: Any, **kwargs: Any) -> Any:
             if encode:
@@ -182,11 +183,7 @@ class SharedPromptTrainer(MixedRowsTrainer):
                 kwargs["mm_encoder_outputs"] = {"image": as_encoder_output(model, features)}
             return type(model).generate(model, *args, custom_generate=decode, **kwargs)
 
-        model.generate = generate
-        try:
-            yield
-        finally:
-            del model.generate
+        return generate
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         if not self.model.training:
@@ -390,20 +387,26 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
                 f"One generation batch takes {prompts} prompts and the data have {len(train_dataset)}; lower "
                 "trainer.per_device_train_batch_size or trainer.gradient_accumulation_steps."
             )
-        check_counterfactual([reward.name for reward in config.rewards], args)
+        names = [reward.name for reward in config.rewards]
+        check_boxes(names, train_dataset)
+        check_counterfactual(names, args)
         _forbid_vision_tokens(args, policy)
         log = RolloutLog(run.rollouts)
-        rewards = [named(checked(reward.name, resolve_reward(reward.name)), reward.name) for reward in config.rewards]
-        rewards[0] = named(log.watched(rewards[0]), config.rewards[0].name)
+        functions = {name: resolve_reward(name) for name in names}
+        if OPEN_ANSWER in functions:
+            functions[OPEN_ANSWER] = open_answer_with(config.data.synonyms)
+        first, *others = (checked(name, function) for name, function in functions.items())
         trainer = (_SharingTrainer if config.sharing else _PlainTrainer)(
             model=policy.model,
             processing_class=policy.processor,
-            reward_funcs=rewards,
+            reward_funcs=[log.watched(first), *others],
             args=args,
             train_dataset=train_dataset,
             callbacks=[SamplerOrder(), *callbacks, log],
             **rest,
         )
+        # TRL takes the names of the functions. Rewards are logged under their names in the configuration.
+        trainer.reward_func_names = names
         log.attach(trainer)
         _check_unshared(trainer)
         return trainer

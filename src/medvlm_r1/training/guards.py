@@ -38,7 +38,7 @@ GAP_WORTH, GAP_LOST = 15.0, 10.0
 """Thresholds of `image_gap_shrinking` in percentage points. The guard reports a drop of at least `GAP_LOST` from a gap
 of at least `GAP_WORTH`, if the gap has also halved."""
 _REPEAT = 50
-_KEPT = 1000
+_MAX_HISTORY = 1000
 
 
 def zero_rewards(history: Sequence[Figures]) -> str | None:
@@ -154,7 +154,7 @@ class Guards(TrainerCallback):  # type: ignore[misc]
         self._trainer = trainer
         self._stop = stop
         self._metrics = metrics
-        self._history: deque[Figures] = deque(maxlen=_KEPT)
+        self._history: deque[Figures] = deque(maxlen=_MAX_HISTORY)
         self._read: dict[str, int] = {}
         self._spoke: dict[str, int] = {}
         self._wanted: str | None = None
@@ -186,7 +186,8 @@ class Guards(TrainerCallback):  # type: ignore[misc]
             last = self._spoke.get(name)
             self._spoke[name] = state.global_step
             if last is None or state.global_step - last > _REPEAT:
-                line = _line(name, state.global_step, problem, guard.advice, last_completion(self._trainer))
+                line = f"Guard ({name}) at step {state.global_step}: {problem}. Try {guard.advice}."
+                line = " ".join(filter(None, [line, last_completion(self._trainer)]))
                 self._wanted = self._wanted or line
                 if state.is_world_process_zero and not self._stop:
                     print(line, file=sys.stderr)
@@ -207,10 +208,6 @@ class Guards(TrainerCallback):  # type: ignore[misc]
         new = {name: values[self._read.get(name, 0) :] for name, values in gathered.items()}
         self._read = {name: len(values) for name, values in gathered.items()}
         return {name: statistics.fmean(values) for name, values in new.items() if values}
-
-
-def _line(name: str, step: int, problem: str, advice: str, sample: str | None) -> str:
-    return f"Guard ({name}) at step {step}: {problem}. Try {advice}." + (f" {sample}" if sample else "")
 
 
 def _values(history: Sequence[Figures], name: str) -> list[float]:

@@ -12,11 +12,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 _AT_LEAST_ONE = Field(ge=1)
-_POSITIVE = Field(gt=0)
-_NOT_NEGATIVE = Field(ge=0)
-_SHARE = Field(ge=0, le=1)
-_POSITIVE_SHARE = Field(gt=0, le=1)
-_PORT = Field(ge=1, le=65535)
 
 _RANGES: list[tuple[Any, str]] = [
     (
@@ -28,21 +23,21 @@ _RANGES: list[tuple[Any, str]] = [
         "steps_per_generation vllm_max_model_length vllm_tensor_parallel_size",
     ),
     (
-        _POSITIVE,
+        Field(gt=0),
         "delta eval_steps logging_steps num_train_epochs off_policy_mask_threshold repetition_penalty "
         "sapo_temperature_neg sapo_temperature_pos save_steps temperature vllm_importance_sampling_clip_max "
         "vllm_server_timeout",
     ),
     (
-        _NOT_NEGATIVE,
+        Field(ge=0),
         "adam_epsilon beta data_seed dataloader_num_workers entropy_coef entropy_coef_delta "
         "entropy_coef_max entropy_coef_min entropy_target epsilon epsilon_high eval_delay learning_rate max_grad_norm "
         "neftune_noise_alpha router_aux_loss_coef top_k vespo_k_neg vespo_k_pos vespo_lambda_neg vespo_lambda_pos "
         "vllm_importance_sampling_clip_min warmup_steps weight_decay",
     ),
-    (_SHARE, "label_smoothing_factor min_p ref_model_mixup_alpha top_entropy_quantile"),
-    (_POSITIVE_SHARE, "top_p vllm_gpu_memory_utilization"),
-    (_PORT, "vllm_group_port vllm_server_port"),
+    (Field(ge=0, le=1), "label_smoothing_factor min_p ref_model_mixup_alpha top_entropy_quantile"),
+    (Field(gt=0, le=1), "top_p vllm_gpu_memory_utilization"),
+    (Field(ge=1, le=65535), "vllm_group_port vllm_server_port"),
     (Field(ge=0, lt=1), "adam_beta1 adam_beta2"),
     (Field(ge=2), "num_generations"),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import shutil
 import sys
 import warnings
@@ -19,6 +20,8 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import Policy, forget_last_batch, image_fit, load_merged, load_policy, locate, quiet_bars
 from medvlm_r1.models.processor import ImageFit
 from medvlm_r1.models.sharing.sharded import forget_unused_renames
+from medvlm_r1.prompts.boxes import BOX_TEMPLATES
+from medvlm_r1.rewards import any_asks
 from medvlm_r1.training.arguments import training_arguments, warn_of_one_process
 from medvlm_r1.training.callbacks import (
     AlreadyTrained,
@@ -67,8 +70,8 @@ def train(config: RunConfig, build: Build, *, progress: Progress | None, evaluat
         # These warnings concern renamed arguments between libraries, which the user cannot change.
         warnings.simplefilter("ignore", FutureWarning)
         args = training_arguments(config)
-        held = RunFolder(Path(config.out)).held(main=args.process_index == 0)
-        with explained(config), GracefulStop() as stop, held:
+        lock = RunFolder(Path(config.out)).locked(main=args.process_index == 0)
+        with explained(config), GracefulStop() as stop, lock:
             return _train(config, args, build, progress, evaluate, stop)
 
 
@@ -78,7 +81,8 @@ def _train(
     main = args.process_index == 0
     warn_of_one_process(args)
     loaded, described = on_main_process(functools.partial(_load, config))
-    datasets = _datasets(config, loaded)
+    # A complete run does not need its base model, whose image processor determines the boxes.
+    datasets = {} if RunFolder(Path(config.out)).complete else _datasets(config, loaded)
     # The main process of the first machine goes first, because all machines share the folder.
     with args.main_process_first(local=False):
         new = not (Path(config.out) / "config.yaml").is_file()
@@ -137,12 +141,25 @@ def load_sets(config: RunConfig, fit: ImageFit | None) -> dict[str, list[Sample]
     Raises:
         UserError: The data are missing or unusable (see `load_samples`).
     """
+    names = [reward.name for reward in config.rewards]
+    # Half of a group of `grounded` is generated with another image, for which the reference answer does not hold.
+    judged = any_asks(names, "answer") and not any_asks(names, "own_image")
+    open_questions = config.method == "sft" or judged
     folders = {"train": (config.data.train, config.data.modality), "eval": (config.data.eval, None)}
     return {
-        role: load_samples(folder, modality=modality, skip_missing=config.data.skip_missing, fit=fit)
+        role: load_samples(
+            folder, modality=modality, skip_missing=config.data.skip_missing, fit=fit, open_questions=open_questions
+        )
         for role, (folder, modality) in folders.items()
         if folder is not None
     }
+
+
+def overlap_warning(config: RunConfig, sets: Mapping[str, list[Sample]]) -> str | None:
+    """Warning if evaluation and training data overlap; None if they do not, or if there are no evaluation data."""
+    if config.data.eval is None:
+        return None
+    return warn_of_overlap(config.data.train, sets["train"], config.data.eval, sets["eval"])
 
 
 def _load(config: RunConfig) -> tuple[dict[str, list[Sample]], dict[str, Any]]:
@@ -152,27 +169,33 @@ def _load(config: RunConfig) -> tuple[dict[str, list[Sample]], dict[str, Any]]:
     if config.data.skip_missing or not RunFolder(Path(config.out)).complete:
         fit = image_fit(config.model, functools.partial(bound_pixels, config))
     loaded = load_sets(config, fit)
-    if config.data.eval is not None:
-        warning = warn_of_overlap(config.data.train, loaded["train"], config.data.eval, loaded["eval"])
-        if warning:
-            print(warning, file=sys.stderr)
-    return loaded, {role: describe(_folder(config, role), samples) for role, samples in loaded.items()}
-
-
-def _folder(config: RunConfig, role: str) -> str:
-    return config.data.train if role == "train" else config.data.eval or ""
+    warning = overlap_warning(config, loaded)
+    if warning:
+        print(warning, file=sys.stderr)
+    described = {role: describe(getattr(config.data, role), samples) for role, samples in loaded.items()}
+    if config.data.synonyms:
+        described["train"]["synonyms"] = hashlib.sha256(Path(config.data.synonyms).read_bytes()).hexdigest()
+    return loaded, described
 
 
 def _datasets(config: RunConfig, loaded: Mapping[str, list[Sample]]) -> dict[str, Any]:
     """Datasets by the name of the TRL trainer's argument."""
-    evaluates = str(config.trainer.get("eval_strategy", "no")) != "no"
-    return {
-        f"{role}_dataset": build_dataset(
-            _folder(config, role), samples, template=config.template, with_completion=config.method == "sft"
-        )
-        for role, samples in loaded.items()
-        if role == "train" or evaluates
-    }
+    processor = None
+    if config.template in BOX_TEMPLATES:
+        processor = image_fit(config.model, functools.partial(bound_pixels, config)).processor
+    result = {}
+    for role, samples in loaded.items():
+        if role == "train" or str(config.trainer.get("eval_strategy", "no")) != "no":
+            texts = {sample.id: sample.letter or sample.answer for sample in samples}
+            folder = getattr(config.data, role)
+            result[f"{role}_dataset"] = build_dataset(
+                folder,
+                samples,
+                template=config.template,
+                completions=texts if config.method == "sft" else None,
+                processor=processor,
+            )
+    return result
 
 
 def _policy(config: RunConfig) -> Policy:

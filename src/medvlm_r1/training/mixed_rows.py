@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 from trl import GRPOTrainer
 
+from medvlm_r1.models.decoding.prefill import replaced_generate
 from medvlm_r1.models.sharing.sharded import gathered
 from medvlm_r1.training.vllm import ExactVLLM, Row
 
@@ -68,7 +69,7 @@ class MixedRowsTrainer(GRPOTrainer):  # type: ignore[misc]
             # would cast them again.
             self.accelerator.autocast(),
             gathered(self.model_wrapped, reshards=bool(plugin and plugin.reshard_after_forward)),
-            _last_rows_greedy(model, len(rows)) if rows else nullcontext(),
+            replaced_generate(model, _last_rows_greedy(model, len(rows))) if rows else nullcontext(),
         ):
             prompt_ids = [*prompt_ids, *(ids for ids, _ in rows)]
             ids, logps = super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *more)
@@ -77,12 +78,8 @@ class MixedRowsTrainer(GRPOTrainer):  # type: ignore[misc]
         return ids[:count], logps
 
 
-@contextmanager
-def _last_rows_greedy(model: Any, count: int) -> Iterator[None]:
-    """Make a model's `generate` complete the last `count` rows greedily within this context.
-
-    `generate` is patched because TRL passes only tensors to it.
-    """
+def _last_rows_greedy(model: Any, count: int) -> Callable[..., Any]:
+    """The model's `generate`, except that the last `count` rows are completed greedily."""
 
     class Greedy(LogitsProcessor):  # type: ignore[misc]
         def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -94,11 +91,7 @@ def _last_rows_greedy(model: Any, count: int) -> Iterator[None]:
     def generate(*args: Any, **kwargs: Any) -> Any:
         return type(model).generate(model, *args, logits_processor=[Greedy()], **kwargs)
 
-    model.generate = generate
-    try:
-        yield
-    finally:
-        del model.generate
+    return generate
 
 
 def _without_empty(_: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

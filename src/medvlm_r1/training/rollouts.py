@@ -120,14 +120,3 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
                 }
             )
         append_rows(self._file, rows)
-
-
-def named(reward: Reward, name: str) -> Reward:
-    """Wrap a reward function so that TRL logs it under its name in the configuration."""
-
-    # Not a `functools.partial`, which TRL logs under the name of the wrapped function.
-    def call(*args: Any, **columns: Any) -> Sequence[float | None]:
-        return reward(*args, **columns)
-
-    call.__name__ = name
-    return call

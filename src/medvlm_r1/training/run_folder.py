@@ -54,7 +54,7 @@ class RunFolder:
         return self.model.is_dir()
 
     @contextmanager
-    def held(self, *, main: bool) -> Iterator[None]:
+    def locked(self, *, main: bool) -> Iterator[None]:
         """Lock the run folder within this context. A complete run is only read, so it is not locked.
 
         Args:

@@ -1,7 +1,7 @@
 """Supervised fine-tuning on the answer letter alone, the paper's baseline (TRL's `SFTTrainer`).
 
-The completion is only the letter, and the loss is computed only on the completion. The configuration sets the prompt
-template, so that the evaluation can use the same template.
+The completion is only the letter (for an open question, the text of the answer), and the loss is computed only on the
+completion. The configuration sets the prompt template, so that the evaluation can use the same template.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def _check_opening(model: str, processor: Any, row: Mapping[str, Any]) -> None:
     """
     prompt = processor.apply_chat_template(row["prompt"], add_generation_prompt=True)
     answer = [{"role": "assistant", "content": [{"type": "text", "text": row["completion"][0]["content"]}]}]
-    whole = processor.apply_chat_template([*row["prompt"], *answer])
-    if opened_reasoning(prompt) and not whole.startswith(prompt):
+    conversation = processor.apply_chat_template([*row["prompt"], *answer])
+    if opened_reasoning(prompt) and not conversation.startswith(prompt):
         raise UserError(
             f"The chat template of {model} ends a prompt with {opened_reasoning(prompt)!r} and leaves it out before an "
             "answer of the data. SFT would train without the tag, and the evaluation would ask with it. Use a model "

@@ -32,6 +32,7 @@ from transformers import Qwen2VLImageProcessor
 from trl.generation.vllm_generation import VLLMGeneration
 
 from medvlm_r1.errors import UserError
+from medvlm_r1.models.decoding.prefill import replaced_generate
 from medvlm_r1.models.processor import load_processor
 
 Row = tuple[list[int], list[Any] | None]
@@ -92,13 +93,12 @@ class ExactVLLM(VLLMGeneration):  # type: ignore[misc]
         engine = getattr(self, "vllm_client", None) if server else self.llm
         completed: list[list[int]] = []
         pending = list(itertools.chain(*everyone))
-        if engine is not None and pending:
-            engine.generate = (self._serving if server else self._running)(engine.generate, pending, completed)
-        try:
+        if engine is None or not pending:
             yield
-        finally:
-            if engine is not None and pending:
-                del engine.generate
+        else:
+            extend = self._serving if server else self._running
+            with replaced_generate(engine, extend(engine.generate, pending, completed)):
+                yield
         if server:
             completed = broadcast_object_list([completed], from_process=0)[0]
         start = sum(map(len, everyone[:index]))

@@ -49,13 +49,18 @@ def load_dicom(path: Path, view: View) -> Picture:
         if getattr(view, name) is not None:
             raise UsageError(f"{path}: a {name} can be chosen for volumes only; of a DICOM file choose the frame")
     with silence_logging():
-        header = guarded(path, lambda: read_header(path, view), "the DICOM header is damaged or incomplete")
-        if header.colour not in (*_GREY, _PALETTE, *_COLOUR):
-            raise UserError(f"{path}: its photometric interpretation is none of those that can be shown")
-        reason = f"its pixels ({syntax_name(header.syntax)}) are damaged, truncated or packed in an unsupported way"
-        pixels, warnings = guarded(path, lambda: _decode(path, header), reason)
+        header, pixels, warnings = decode_frame(path, view)
         contradiction = "the DICOM header contradicts its pixels"
         return guarded(path, lambda: _picture(path, header, pixels, view, warnings), contradiction)
+
+
+def decode_frame(path: Path, view: View) -> tuple[Header, Array, tuple[str, ...]]:
+    """Read the header and the stored values of a frame, and warnings. For the errors, see `load_dicom`."""
+    header = guarded(path, lambda: read_header(path, view), "the DICOM header is damaged or incomplete")
+    if header.colour not in (*_GREY, _PALETTE, *_COLOUR):
+        raise UserError(f"{path}: its photometric interpretation is none of those that can be shown")
+    reason = f"its pixels ({syntax_name(header.syntax)}) are damaged, truncated or packed in an unsupported way"
+    return header, *guarded(path, lambda: _decode(path, header), reason)
 
 
 def _decode(path: Path, header: Header) -> tuple[Array, tuple[str, ...]]:
@@ -107,7 +112,7 @@ def _picture(path: Path, header: Header, pixels: Array, view: View, warnings: tu
         aspect=aspect,
         colour=colour,
         burned_in=header.burned_in,
-        warnings=(*gray_warnings, *spacing_warnings, *warnings, *header.warnings, *_warnings(header)),
+        warnings=(*gray_warnings, *spacing_warnings, *warnings, *header.warnings, *header_warnings(header)),
     )
     return Picture(image=image, note=note)
 
@@ -120,16 +125,26 @@ def _grey(path: Path, header: Header, pixels: Array, view: View) -> tuple[Array,
     table = np.zeros(unique.values.shape, dtype=np.uint8)
     if not inside.any():
         return table[unique.index], None, ("All pixels are padding.",)
-    values, counts = apply_modality_lut(unique.values[inside], header.elements), unique.counts[inside]
-    if not np.isfinite(values).all():
-        raise UserError(f"{path}: its rescale slope or intercept is not a usable number; copy the file again")
-    shade, window, warnings = _show_grey(path, header, view.window, values, counts)
+    values, counts = rescale(path, header, unique.values[inside]), unique.counts[inside]
+    shade, window, warnings = show_grey(path, header, view.window, values, counts)
     table[inside] = 255 - shade if header.colour == "MONOCHROME1" else shade
     # A rescale slope of 0 maps all pixels to one value, which may lie outside the window.
     present = values[counts > 0]
     if window.width == 0 or (present.size > 1 and np.ptp(present) == 0):
         warnings = ("All pixels have the same value.", *warnings)
     return table[unique.index], window, warnings
+
+
+def rescale(path: Path, header: Header, values: Array) -> Array:
+    """Apply the modality transformation to finite stored values.
+
+    Raises:
+        UserError: The result is not finite.
+    """
+    values = apply_modality_lut(values, header.elements)
+    if not np.isfinite(values).all():
+        raise UserError(f"{path}: its rescale slope or intercept is not a usable number; copy the file again")
+    return values
 
 
 def _is_padding(header: Header, values: Array) -> Array:
@@ -166,7 +181,8 @@ def _palette(path: Path, header: Header, pixels: Array) -> Array:
     return windowing.to_bytes(colours * (255 / white))[unique.index]
 
 
-def _warnings(header: Header) -> list[str]:
+def header_warnings(header: Header) -> list[str]:
+    """Warnings about what the file stores and the picture does not show, and about burned-in text."""
     shape = code_of(header.elements, "PresentationLUTShape")
     warnings = []
     if header.burned_in == "yes":
@@ -195,7 +211,7 @@ _CT_PRESETS = {
 }
 
 
-def _show_grey(
+def show_grey(
     path: Path, header: Header, requested: str | None, values: Array, counts: Array
 ) -> tuple[Array, Window, tuple[str, ...]]:
     """Map values to gray by the requested window, the stored one, or the modality's default; add warnings."""

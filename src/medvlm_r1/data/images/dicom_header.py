@@ -144,7 +144,7 @@ class Header:
 
     def number(self, keyword: str, index: int = 0) -> float | None:
         """Value of an element at `index`, as a float; None if it is absent, empty or not a number."""
-        return _first_number(self.elements, keyword, index)
+        return first_number(self.elements, keyword, index)
 
 
 def read_header(path: Path, view: View) -> Header:
@@ -271,7 +271,7 @@ def _kind(elements: Dataset) -> str:
     return ""
 
 
-def _first_number(elements: Dataset, keyword: str, index: int = 0) -> float | None:
+def first_number(elements: Dataset, keyword: str, index: int = 0) -> float | None:
     """Value of an element at `index`, as a float; None if it is absent, empty or not a number."""
     value = elements.get(keyword)
     if value is None or isinstance(value, str):
@@ -325,7 +325,7 @@ def _drop_exposure_table(elements: Dataset) -> tuple[str, ...]:
 
 def _complete_rescale(elements: Dataset, empty: set[str]) -> tuple[str, ...]:
     """Set a missing slope to 1 or intercept to 0, because pydicom needs both; return warnings."""
-    numbers = {keyword: _first_number(elements, keyword) for keyword in _RESCALE}
+    numbers = {keyword: first_number(elements, keyword) for keyword in _RESCALE}
     given = set(numbers.values()) != {None}
     warnings = []
     for keyword, neutral in _RESCALE.items() if given or empty & _RESCALE.keys() else ():

@@ -99,6 +99,7 @@ _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 # Suffixes and first bytes of volume formats. NIfTI has its signature at a later offset.
 _VOLUMES = (
     ("NIfTI", (".nii",), ()),
+    ("NRRD", (".nrrd", ".nhdr"), (b"NRRD000",)),
     ("AFNI", (".head", ".brik"), (b"\ntype  = ", b"\ntype = ")),
     ("PAR/REC", (".par", ".rec"), (b"# === DATA DESCRIPTION FILE",)),
     ("MGH", (".mgh", ".mgz"), (b"\0\0\0\1\0\0",)),
@@ -110,7 +111,6 @@ _UNPACK = "unpack it"
 _GIVE_IMAGE = "give the path of an image"
 # First bytes, name and advice of formats that are not supported.
 _FOREIGN = (
-    (b"NRRD000", "an NRRD volume", _TO_NIFTI),
     (b"ObjectType =", "a MetaImage volume", _TO_NIFTI),
     (b"NDims =", "a MetaImage volume", _TO_NIFTI),
     (b"\x89HDF", "an HDF5 or MINC 2 file", _TO_NIFTI),

@@ -7,6 +7,7 @@ becomes white. Otherwise, a 12-bit radiograph in a 16-bit file would be nearly b
 
 import gzip
 import zlib
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medvlm_r1.data.images import files, picture
+from medvlm_r1.data.images.archive import ZIP
 from medvlm_r1.data.images.picture import FILE_VIEW, ImageNote, Picture, View, Window, check_frame, check_pixels
 from medvlm_r1.errors import UsageError, UserError
 
@@ -37,7 +39,8 @@ def load_picture(path: str | Path, view: View = FILE_VIEW) -> Picture:
     """Decode one image.
 
     Args:
-        path: A PNG, JPEG, TIFF, BMP or DICOM file, a volume (NIfTI, AFNI, MGH, MINC 1, PAR/REC), or a gzip file of one.
+        path: A PNG, JPEG, TIFF, BMP or DICOM file, a volume (NIfTI, NRRD, AFNI, MGH, MINC 1, PAR/REC), or a gzip file
+            of one; or a folder or ZIP archive with DICOM series.
         view: The frame or slice to show, and the window.
 
     Returns:
@@ -49,30 +52,25 @@ def load_picture(path: str | Path, view: View = FILE_VIEW) -> Picture:
             quotes no header value that could name a patient.
         UsageError: `view` requests something that this kind of file does not have.
     """
+    windows = (view.window or "").split(",")
+    if len(windows) > 1:
+        return _three_windows(path, view, windows)
     # Keep a Path as it is: it may be an `InMemoryFile`.
-    path = path if isinstance(path, Path) else Path(path)
-    try:
-        size = path.stat().st_size
-        regular = path.is_file()
-        head = _head(path, _FOREIGN_HEAD) if regular else b""
-    except PermissionError as error:
-        raise UserError(f"{path}: may not be read; check its permissions") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: no such image; check the path") from error
-    if not regular:
-        raise UserError(f"{path}: not a file; give the path of one image")
-    if size == 0:
-        raise UserError(f"{path}: the image file is empty (0 bytes); copy it again")
-    kind = files.sniff_format(path, head[: files.HEAD])
-    if head.startswith(files.GZIP) and kind not in _STREAMED:
-        path = _unzipped(path)
-        head = _head(path, _FOREIGN_HEAD)
-    if kind in (None, "DICOM") and (foreign := files.sniff_foreign_format(head)):
-        raise UserError(f"{path}: not a {_FORMATS} but {foreign[0]}; {foreign[1]}")
+    path, kind = find_kind(path if isinstance(path, Path) else Path(path))
+    if kind == "series" and view == FILE_VIEW:
+        what = "not a file but a folder" if path.is_dir() else "not an image but a ZIP archive"
+        raise UserError(
+            f"{path}: {what}; give the path of one image, or choose a slice of the DICOM series in it "
+            "(--plane axial --slice N)"
+        )
+    if kind != "series" and view.series is not None:
+        raise UsageError(f"{path}: a series can be chosen in a folder or ZIP archive of DICOM files only")
     match kind:
         # Imported on first use: most data sets are PNGs, and both libraries load slowly.
         case "DICOM":
             from medvlm_r1.data.images.dicom import load_dicom as load
+        case "series":
+            from medvlm_r1.data.images.series_volume import load_series as load
         case None:
             load = _load_raster
         case _:
@@ -85,6 +83,58 @@ def load_picture(path: str | Path, view: View = FILE_VIEW) -> Picture:
         # The file may be intact, so it must not be reported as damaged.
         message = f"{path}: there is not enough memory to open it; free some, or make the image smaller"
     raise UserError(message)
+
+
+def _three_windows(path: str | Path, view: View, windows: list[str]) -> Picture:
+    """Load the same view in three windows, as red, green and blue."""
+    if len(windows) != 3:
+        raise UsageError(f"{len(windows)} windows; wanted one, or three for red, green and blue (brain,subdural,bone)")
+    windows = [window.strip() for window in windows]
+    pictures = [load_picture(path, replace(view, window=window)) for window in windows]
+    used = [shown.note.window for shown in pictures if shown.note.window is not None]
+    source = ", ".join(picture.describe(window).removeprefix("window ") for window in used)
+    # There is no window if all pixels are padding.
+    name = ",".join(windows)
+    window = replace(used[0], name=name, centre=None, width=None, source=source, function="RGB") if used else None
+    warnings = tuple(dict.fromkeys(warning for shown in pictures for warning in shown.note.warnings))
+    image = Image.merge("RGB", [shown.image.getchannel(0) for shown in pictures])
+    return Picture(image=image, note=replace(pictures[0].note, window=window, warnings=warnings))
+
+
+def find_kind(path: Path) -> tuple[Path, str | None]:
+    """Detect what a path is, and refuse unsupported formats by name.
+
+    Returns:
+        The path, or its content if it was a gzip file that its reader cannot unpack; and DICOM, a volume format,
+        "series" for a folder or ZIP archive, or None for any other file.
+
+    Raises:
+        UserError: See `load_picture`.
+    """
+    try:
+        size = path.stat().st_size
+        regular = path.is_file()
+        if not regular and path.is_dir():
+            return path, "series"
+        head = _head(path, _FOREIGN_HEAD) if regular else b""
+    except PermissionError as error:
+        raise UserError(f"{path}: may not be read; check its permissions") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no such image; check the path") from error
+    if not regular:
+        raise UserError(f"{path}: not a file; give the path of one image")
+    if size == 0:
+        raise UserError(f"{path}: the image file is empty (0 bytes); copy it again")
+    # An archive that was uploaded, or lies in another archive, is not read.
+    if head.startswith(ZIP) and not isinstance(path, files.InMemoryFile):
+        return path, "series"
+    kind = files.sniff_format(path, head[: files.HEAD])
+    if head.startswith(files.GZIP) and kind not in _STREAMED:
+        path = _unzipped(path)
+        head = _head(path, _FOREIGN_HEAD)
+    if kind in (None, "DICOM") and (foreign := files.sniff_foreign_format(head)):
+        raise UserError(f"{path}: not a {_FORMATS} but {foreign[0]}; {foreign[1]}")
+    return path, kind
 
 
 def load_image(path: str | Path) -> Image.Image:

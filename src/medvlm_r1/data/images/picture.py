@@ -25,8 +25,10 @@ class View:
         plane: axial, coronal or sagittal (volumes only).
         slice: Index of the slice in that plane, from 0 at the patient's feet (axial), back (coronal) or left
             (sagittal).
-        window: brain, lung, soft-tissue or bone (presets in Hounsfield units); percentile (from 1 to 99); full; stored
-            (the window in the file); or CENTER/WIDTH such as "40/400". Gray DICOM files and volumes only.
+        window: brain, subdural, lung, soft-tissue or bone (presets in Hounsfield units); percentile (from 1 to 99);
+            full; stored (the window in the file); or CENTER/WIDTH such as "40/400". Three of them with commas, such as
+            "brain,subdural,bone", become red, green and blue. Gray DICOM files and volumes only.
+        series: Index of the DICOM series, from 0, in a folder or ZIP archive with several.
 
     Raises:
         UsageError: A number is negative or the plane is unknown.
@@ -36,9 +38,10 @@ class View:
     plane: str | None = None
     slice: int | None = None
     window: str | None = None
+    series: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("frame", "slice"):
+        for name in ("frame", "slice", "series"):
             number = getattr(self, name)
             if number is not None and number < 0:
                 raise UsageError(f"{name} {number}; wanted 0 or more (the first is 0)")
@@ -56,12 +59,13 @@ class Window:
 
     Attributes:
         name: stored, percentile, full, given, or the name of a preset.
-        centre: Center in `unit`; None for a stored lookup table.
-        width: Width in `unit`; None for a stored lookup table.
+        centre: Center in `unit`; None for a stored lookup table, and for three windows.
+        width: Width in `unit`; None for a stored lookup table, and for three windows.
         unit: HU, another DICOM rescale type, or "value" if the file names no unit.
         source: Origin: "stored", "stored LUT", "preset", "percentile", "full range" or "given". If there was a choice,
             a colon and the reason follow.
-        function: DICOM VOI function: LINEAR, LINEAR_EXACT or SIGMOID; LUT for a stored lookup table.
+        function: DICOM VOI function: LINEAR, LINEAR_EXACT or SIGMOID; LUT for a stored lookup table; RGB for
+            three windows.
     """
 
     name: str
@@ -88,7 +92,7 @@ class ImageNote:
     """A record of the decoding, for display. It contains no header value that could name a patient.
 
     Attributes:
-        format: PNG, JPEG, MPO, TIFF, BMP, DICOM, NIfTI, AFNI, MGH, MINC or PAR/REC.
+        format: PNG, JPEG, MPO, TIFF, BMP, DICOM, DICOM series, NIfTI, NRRD, AFNI, MGH, MINC or PAR/REC.
         size: Width and height of the picture.
         window: Window that mapped the values to gray; None if the pixels were already 8-bit gray or color.
         frame: Index of the frame, from 0.
@@ -131,7 +135,7 @@ class ImageNote:
         if self.plane is not None:
             parts.append(f"{self.plane} slice {self.slice} of {self.slices} (from 0)")
         if self.window is not None:
-            parts.append(_describe(self.window))
+            parts.append(describe(self.window))
         if self.inverted:
             parts.append("white-is-zero turned round")
         if self.aspect != 1:
@@ -184,7 +188,8 @@ def check_frame(path: Path, frame: int | None, frames: int, advice: str = "") ->
     return frame or 0
 
 
-def _describe(window: Window) -> str:
+def describe(window: Window) -> str:
+    """Describe a window: its name, center, width, unit and source."""
     if window.centre is None or window.width is None:
         return f"window {window.name} ({window.source})"
     unit = "" if window.unit == "value" else f" {window.unit}"

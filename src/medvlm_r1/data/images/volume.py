@@ -1,4 +1,4 @@
-"""Convert one slice of a volume (NIfTI, MGH, MINC 1, AFNI, PAR/REC) to 8-bit RGB, in radiological convention.
+"""Convert one slice of a volume (NIfTI, NRRD, MGH, MINC 1, AFNI, PAR/REC) to 8-bit RGB, in radiological convention.
 
 The affine determines the orientation, regardless of the order and direction of the stored axes. Axial and coronal
 slices are shown with the patient's right on the left of the picture. Sagittal slices are shown with the front on the
@@ -7,6 +7,9 @@ used from the header.
 """
 
 import gzip
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from PIL import Image
 
 from medvlm_r1.data.images import windowing
 from medvlm_r1.data.images.files import GZIP, InMemoryFile, LengthCheckedReader, guarded, is_nifti, silence_logging
+from medvlm_r1.data.images.nrrd import open_nrrd
 from medvlm_r1.data.images.picture import ImageNote, Picture, View, Window, check_frame, check_pixels
 from medvlm_r1.data.images.windowing import Array
 from medvlm_r1.errors import UsageError, UserError
@@ -35,8 +39,11 @@ _MOST_HEADER_BYTES = 2**26
 # A nibabel image. nibabel's type annotations are incomplete.
 Volume = Any
 
+# Maps the requested window, values and counts (see `windowing.percentile_window`) to gray, a window and warnings.
+ToGrey = Callable[[str | None, Array, Array], tuple[Array, Window, tuple[str, ...]]]
+
 # The world axis (left to right, back to front, feet to head) perpendicular to each plane.
-_ACROSS = {"sagittal": 0, "coronal": 1, "axial": 2}
+WORLD_AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 _CONVENTION = {
     "axial": "patient's right on the left, front up",
     "coronal": "patient's right on the left, head up",
@@ -46,7 +53,7 @@ _OBLIQUE_DEGREES = 1.0
 _FLAT = 1e-3
 
 
-def load_volume(path: Path, view: View, kind: str = "NIfTI") -> Picture:
+def load_volume(path: Path, view: View, kind: str) -> Picture:
     """Load one slice of a volume.
 
     Args:
@@ -54,7 +61,7 @@ def load_volume(path: Path, view: View, kind: str = "NIfTI") -> Picture:
             file.
         view: `plane` and `slice` are required unless the volume has a single slice. `window` is percentile (1 to 99 of
             the slice) by default. Presets assume Hounsfield units.
-        kind: The format: NIfTI, MGH, MINC, AFNI or PAR/REC.
+        kind: The format: NIfTI, NRRD, MGH, MINC, AFNI or PAR/REC.
 
     Returns:
         The picture and its note.
@@ -66,35 +73,91 @@ def load_volume(path: Path, view: View, kind: str = "NIfTI") -> Picture:
         UsageError: The window is invalid, or is requested for a color volume.
     """
     with silence_logging():
-        volume = guarded(path, lambda: _open_volume(path, kind), f"the {kind} header is damaged")
+        volume = open_volume(path, kind)
         reason = f"the {kind} voxels are damaged or cut short"
-        return guarded(path, lambda: _show(path, volume, view, kind), reason)
+        return guarded(path, lambda: show_volume(path, volume, view, kind), reason)
 
 
-def _show(path: Path, volume: Volume, view: View, kind: str) -> Picture:
-    shape: tuple[int, ...] = volume.shape
-    x, y, z, frames, *_ = (*shape, 1, 1, 1, 1)
+def open_volume(path: Path, kind: str) -> Volume:
+    """Check the header of a volume and open it. For the arguments and errors, see `load_volume`."""
+    # The values of an NRRD file are read with its header.
+    part = "file" if kind == "NRRD" else "header"
+    return guarded(path, lambda: _open_volume(path, kind), f"the {kind} {part} is damaged")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAxis:
+    """A stored axis: its index, its length, and whether it runs against right, front or head."""
+
+    axis: int
+    length: int
+    backward: bool
+
+    def index(self, number: int) -> int:
+        """Stored index of slice `number`, which counts from the left, back or feet."""
+        return self.length - 1 - number if self.backward else number
+
+
+def stored_axes(path: Path, volume: Volume) -> dict[str, StoredAxis]:
+    """For each plane, the stored axis perpendicular to it.
+
+    Raises:
+        UserError: The affine is not usable.
+    """
     sides = voxel_sizes(volume.affine)
     # If the determinant is far below the product of the sides, two axes of the volume are nearly parallel.
     if not (np.isfinite(sides).all() and abs(np.linalg.det(volume.affine[:3, :3])) > _FLAT * sides.prod()):
         raise UserError(f"{path}: its affine is not usable; the orientation of the volume is unknown")
-    orientation = nib.io_orientation(volume.affine)
-    # The stored axis perpendicular to each plane, and its length.
-    axes = {plane: int(np.flatnonzero(orientation[:, 0] == _ACROSS[plane])[0]) for plane in _CONVENTION}
-    lengths = {plane: int((x, y, z)[axes[plane]]) for plane in _CONVENTION}
-    frame = check_frame(path, view.frame, frames)
-    plane, number = _choose_slice(path, view, lengths, kind)
-    width, height = (length for name, length in lengths.items() if name != plane)
+    axes = {}
+    for axis, (world, direction) in enumerate(nib.io_orientation(volume.affine)):
+        axes[int(world)] = StoredAxis(axis, int((*volume.shape, 1, 1)[axis]), bool(direction < 0))
+    return {plane: axes[WORLD_AXES[plane]] for plane in WORLD_AXES}
+
+
+def cut_slice(path: Path, volume: Volume, plane: str, number: int, frame: int = 0) -> tuple[Array, float, float]:
+    """Read one slice, in radiological convention.
+
+    Args:
+        path: File named in error messages.
+        volume: A volume of up to four dimensions.
+        plane: axial, coronal or sagittal.
+        number: Index of the slice, from 0 at the feet, back or left.
+        frame: Index of the frame of a 4-D volume.
+
+    Returns:
+        The values, shape (rows, columns), and the height and width of a pixel in mm.
+    """
+    axes = stored_axes(path, volume)
+    width, height = (axes[name].length for name in WORLD_AXES if name != plane)
     check_pixels(path, width, height, what="slice")
+    shape: tuple[int, ...] = volume.shape
+    x, y, *_ = (*shape, 1)
     check_pixels(path, x, y, what="plane in which the slice is stored")
-    backward = orientation[axes[plane], 1] < 0
-    block = _read_slice(volume, axes[plane], lengths[plane] - 1 - number if backward else number, frame)
-    canonical = nib.apply_orientation(block, orientation).squeeze(_ACROSS[plane])
+    block = _read_slice(volume, axes[plane].axis, axes[plane].index(number), frame)
+    canonical = nib.apply_orientation(block, nib.io_orientation(volume.affine)).squeeze(WORLD_AXES[plane])
+    # Rows follow the later of the two world axes in the slice, columns the earlier.
+    across, up = (float(voxel_sizes(volume.affine)[axes[name].axis]) for name in WORLD_AXES if name != plane)
     # The two remaining axes run right or forward, and forward or up. The picture starts at the right or front, at the
     # top.
-    pixels, window, gray_warnings = _to_8_bits(path, volume, np.ascontiguousarray(canonical[::-1, ::-1].T), view)
-    # Rows follow the later of the two world axes in the slice, columns the earlier.
-    across, up = (sides[axes[name]] for name in _ACROSS if name != plane)
+    return np.ascontiguousarray(canonical[::-1, ::-1].T), up, across
+
+
+def show_volume(path: Path, volume: Volume, view: View, kind: str, to_grey: ToGrey | None = None) -> Picture:
+    """Convert one slice of an open volume. For the view and the errors, see `load_volume`.
+
+    Args:
+        path: File named in error messages.
+        volume: A volume of up to four dimensions.
+        view: The slice and the window.
+        kind: The format in the note.
+        to_grey: Maps values to gray by the requested window; by default by percentiles.
+    """
+    lengths = {plane: axis.length for plane, axis in stored_axes(path, volume).items()}
+    frames = (*volume.shape, 1, 1, 1)[3]
+    frame = check_frame(path, view.frame, frames)
+    plane, number = _choose_slice(path, view, lengths, kind)
+    values, up, across = cut_slice(path, volume, plane, number, frame)
+    pixels, window, gray_warnings = _to_8_bits(path, values, view, to_grey or partial(_to_grey, path, volume))
     image, aspect, spacing_warnings = windowing.isotropic_resample(
         path, Image.fromarray(pixels).convert("RGB"), up, across
     )
@@ -148,7 +211,7 @@ def _read_slice(volume: Volume, axis: int, index: int, frame: int) -> Array:
     return np.stack([plane_of(number).take([index], axis=axis).copy() for number in range(depth)], axis=2)
 
 
-def _to_8_bits(path: Path, volume: Volume, pixels: Array, view: View) -> tuple[Array, Window | None, list[str]]:
+def _to_8_bits(path: Path, pixels: Array, view: View, to_grey: ToGrey) -> tuple[Array, Window | None, list[str]]:
     """Convert the slice to uint8. Return it with the window, which is None for a color slice, and warnings."""
     if pixels.dtype.fields:
         if view.window is not None:
@@ -163,15 +226,21 @@ def _to_8_bits(path: Path, volume: Volume, pixels: Array, view: View) -> tuple[A
     window = Window.full(0, 0, "value", "no voxel is a number")
     if finite.any():
         values, counts = unique.values[finite], unique.counts[finite]
-        # The stored display range is used on request only.
-        requested, stored = view.window or "percentile", _display_range(volume)
-        window = windowing.choose_window(path, requested, values, counts, unit="value", stored=stored, any_unit=True)
-        table[finite] = windowing.to_grey(values, window)
+        table[finite], window, more = to_grey(view.window, values, counts)
         if window.width == 0:
             warnings.append("All voxels of the slice have the same value.")
-    if window.name in windowing.PRESETS:
-        warnings.append("The file does not say what its values are: they were taken for Hounsfield units.")
+        warnings += more
     return table[unique.index], window, warnings
+
+
+def _to_grey(
+    path: Path, volume: Volume, requested: str | None, values: Array, counts: Array
+) -> tuple[Array, Window, tuple[str, ...]]:
+    # The stored display range is used on request only.
+    requested, stored = requested or "percentile", _display_range(volume)
+    window = windowing.choose_window(path, requested, values, counts, unit="value", stored=stored, any_unit=True)
+    assumed = "The file does not say what its values are: they were taken for Hounsfield units."
+    return windowing.to_grey(values, window), window, (assumed,) if window.name in windowing.PRESETS else ()
 
 
 def _display_range(volume: Volume) -> Window | None:
@@ -202,6 +271,8 @@ def _open_volume(path: Path, kind: str) -> Volume:
     """Check the header of a volume, and open it. Only the voxels of MINC are read immediately."""
     if kind == "MINC":
         return _open_minc(path)
+    if kind == "NRRD":
+        return open_nrrd(path, partial(check_shape, path))
     if kind in ("AFNI", "PAR/REC"):
         return _open_pair(path, AFNIImage if kind == "AFNI" else PARRECImage)
     with _stream(path) as file:
@@ -216,7 +287,7 @@ def _open_volume(path: Path, kind: str) -> Volume:
     if kind == "NIfTI" and bytes(header["magic"]).startswith(b"ni"):
         raise UserError(f"{path}: the header of a .hdr/.img pair; convert the pair to one .nii file")
     start = int(header.get_data_offset())
-    size = _check_shape(path, header.get_data_shape(), header.get_data_dtype())
+    size = check_shape(path, header.get_data_shape(), header.get_data_dtype())
     if start > _MOST_HEADER_BYTES:
         raise UserError(f"{path}: its header says the voxels begin at byte {start}; it is damaged, copy it again")
     _check_length(path, start + size)
@@ -226,7 +297,7 @@ def _open_volume(path: Path, kind: str) -> Volume:
 def _open_minc(path: Path) -> Volume:
     with LengthCheckedReader(path) as file:
         volume = nib.Minc1Image.from_file_map({"image": nib.FileHolder(fileobj=file)})
-    _check_shape(path, volume.shape, np.dtype(float))
+    check_shape(path, volume.shape, np.dtype(float))
     if volume.dataobj.minc_file._dim_names[0] == "time":
         return SpatialImage(np.moveaxis(np.asanyarray(volume.dataobj), 0, -1), volume.affine)
     return volume
@@ -250,7 +321,7 @@ def _open_pair(path: Path, image_class: Any) -> Volume:
         raise UserError(f"{path}: its header has over {_MOST_HEADER_BYTES} bytes; it is damaged, copy it again")
     holders["image"] = nib.FileHolder(fileobj=_stream(voxels))
     volume = image_class.from_file_map(holders, mmap=False)
-    _check_length(voxels, _check_shape(path, volume.shape, volume.get_data_dtype()))
+    _check_length(voxels, check_shape(path, volume.shape, volume.get_data_dtype()))
     return volume
 
 
@@ -271,7 +342,7 @@ def _check_length(path: Path, wanted: int) -> None:
         raise UserError(f"{path}: its voxels are cut short ({size} bytes of {wanted}); copy it again")
 
 
-def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+def check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
     """Check the shape of a volume, and return the number of bytes of its voxels."""
     lengths = " x ".join(map(str, shape))
     if not shape or min(shape) < 1:

@@ -94,7 +94,10 @@ def unique_values(pixels: Array) -> UniqueValues:
 
 
 HOUNSFIELD = "HU"
-PRESETS = {"brain": (40.0, 80.0), "lung": (-600.0, 1500.0), "soft-tissue": (40.0, 400.0), "bone": (400.0, 1800.0)}
+PRESETS = {
+    **{"brain": (40.0, 80.0), "subdural": (80.0, 200.0), "lung": (-600.0, 1500.0)},
+    **{"soft-tissue": (40.0, 400.0), "bone": (400.0, 1800.0)},
+}
 PERCENTILES = (1.0, 99.0)
 _OTHERS = ("percentile", "full", "stored")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.data.images.picture import FILE_VIEW, View
+from medvlm_r1.data.sample import Box
 
 Row = dict[str, Any]
 
@@ -28,6 +29,7 @@ class Draft:
         closed: Whether the data set marks the question as closed, which means that the answer is one of a few.
         split: Name of the split. If empty, the split of the part is used.
         id: Id of the sample. If empty, the id is made from format, part and row.
+        boxes: Boxes in pixels of the images; empty if it is known that there is no finding, None if unknown.
         missing: Whether the source lacks the image that the question is about.
         record: Further fields to store in the sample. JSON values only.
     """
@@ -43,6 +45,7 @@ class Draft:
     closed: bool = False
     split: str = ""
     id: str = ""
+    boxes: tuple[Box, ...] | None = None
     missing: bool = False
     record: dict[str, Any] = field(default_factory=dict)
 

@@ -14,6 +14,7 @@ from typing import Any
 from medvlm_r1.console import Advance
 from medvlm_r1.data.folder import IMAGES, refuse_other, write_folder
 from medvlm_r1.data.images.picture import FILE_VIEW
+from medvlm_r1.data.importing.boxes import boxes_in_images
 from medvlm_r1.data.importing.draft import Draft, Part, Reading, Row, Source
 from medvlm_r1.data.importing.images import ImageFinder, ImageWriter, SourceImage
 from medvlm_r1.data.modality import MODALITIES, UNKNOWN, modality_name
@@ -250,6 +251,8 @@ class _Pass:
                 # The second pass replaces this by the subject from a DICOM header, if there is one.
                 subject=draft.subject or (images[0].stem if images else ""),
                 split=draft.split or part.split,
+                boxes=draft.boxes or (),
+                truth={"images": [{"findings": []} for _ in images]} if draft.boxes == () and images else {},
                 missing=draft.missing or any(image.source is None for image in images),
                 record={**draft.record, "image_sources": sources} if sources else draft.record,
             )
@@ -285,6 +288,7 @@ def _write(second: _Pass, writer: ImageWriter, report: ImportReport, info: dict[
         try:
             for image in images:
                 writer.write(image)
+            boxes = boxes_in_images(sample, writer.out, writer.notes)
         except UserError as error:
             second.bad.add(part.file, number, error)
             continue
@@ -304,7 +308,7 @@ def _write(second: _Pass, writer: ImageWriter, report: ImportReport, info: dict[
         report.open_questions += not sample.options
         report.by_modality[sample.modality] += 1
         report.by_split[sample.split] += 1
-        yield replace(sample, subject=subject, record=record)
+        yield replace(sample, subject=subject, boxes=boxes, record=record)
     if second.bad.count and not second.skip_bad:
         raise second.bad.error("Correct these images, or leave such rows out with --skip-bad.")
     notes = writer.notes.values()

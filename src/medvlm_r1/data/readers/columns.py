@@ -15,7 +15,7 @@ NEEDED = ("image", "question", "answer")
 TEXTS = ("question_type", "subject", "split", "id")
 NUMBERS = {"frame", "slice"}
 VIEW = ("frame", "slice", "plane", "window")
-FIELDS = (*NEEDED, "options", "modality", *TEXTS, *VIEW)
+FIELDS = (*NEEDED, "options", "modality", *TEXTS, *VIEW, "boxes")
 
 _OPTION_FIELDS = tuple(f"option_{letter}" for letter in LETTERS)
 _NEAR = 0.85

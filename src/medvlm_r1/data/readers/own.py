@@ -4,8 +4,8 @@ The required columns are `image`, `question` and `answer`. `image` is a path or 
 by `|` in CSV). It may also contain the image itself, as in parquet files from the hub and in base64 tables, and is
 empty for a question without an image. `answer` is the text, letter or number of the correct option, or an open answer.
 The options are in one column, or in one column each. `modality`, `question_type`, `subject`, `split` and `id` are
-optional, and so are `frame`, `plane`, `slice` and `window` for volumes and multi-frame files. Every other column is
-stored in the sample's record.
+optional, and so are `frame`, `plane`, `slice` and `window` for volumes and multi-frame files, and `boxes`. Every other
+column is stored in the sample's record.
 """
 
 import ast
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medvlm_r1.data.images.picture import FILE_VIEW, View
+from medvlm_r1.data.importing.boxes import parse_boxes_column
 from medvlm_r1.data.importing.draft import YOUR_OWN, Draft, Part, Row, Source
 from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import UNKNOWN, known_modality
@@ -69,6 +70,7 @@ def _draft(row: Row, part: Part) -> Draft:
     values: dict[str, Any] = {name: attempt(_text, row, named.get(name)) or "" for name in TEXTS}
     subject, subject_from = attempt(_subject, row, part) or ("", "")
     view = attempt(_view, row, named)
+    boxes = attempt(parse_boxes_column, row[named["boxes"]], named["boxes"]) if "boxes" in named else None
     if matched is None or faults:
         faults += question_faults("?" if question is None else question, options[0] if options else ())
         raise RowFaults(dict.fromkeys(faults))
@@ -79,6 +81,7 @@ def _draft(row: Row, part: Part) -> Draft:
         answer=matched[2],
         images=images or (),
         view=view or FILE_VIEW,
+        boxes=boxes,
         record={name: value for name, value in record.items() if value not in (None, "")},
         subject_column=subject_from,
         **{**values, "subject": subject},

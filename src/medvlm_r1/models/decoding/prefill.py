@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ _TOKENS = 4096
 _BY_ROW = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "position_ids")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class GenerateCall:
     """Arguments that `generate` passes to a decoding function, besides the model and the prompts.
 
@@ -60,16 +61,25 @@ def as_custom_generate(decode: Callable[[Any, Tensor, GenerateCall], Tensor]) ->
     ) -> Tensor:
         assert not synced_gpus
         assert streamer is None
-        call = GenerateCall(
-            inputs=inputs,
-            logits_processor=logits_processor,
-            stopping_criteria=stopping_criteria,
-            config=generation_config,
-        )
         with fast_inference(model):
-            return decode(model, input_ids, call)
+            return decode(
+                model, input_ids, GenerateCall(inputs, logits_processor, stopping_criteria, generation_config)
+            )
 
     return custom_generate
+
+
+@contextmanager
+def replaced_generate(owner: Any, generate: Callable[..., Any]) -> Iterator[None]:
+    """Replace the method `generate` of a model or an engine within this context.
+
+    TRL passes only tensors to it, so this is the only way to give it more.
+    """
+    owner.generate = generate
+    try:
+        yield
+    finally:
+        del owner.generate
 
 
 def prefill(model: Any, input_ids: Tensor, call: GenerateCall) -> tuple[Tensor, dict[str, Any]]:

@@ -59,13 +59,13 @@ def dense_mask(
     group, number = per_token([s[0] for s in segments]), per_token([s[1] for s in segments])
     order = torch.cat([torch.arange(before, before + length) for _, _, length, before in segments]).to(device)
     distance = order[:, None] - order
-    seen = distance >= 0
+    allowed = distance >= 0
     if blocks is not None:
-        seen |= (blocks[:, None] == blocks) & (blocks >= 0)
+        allowed |= (blocks[:, None] == blocks) & (blocks >= 0)
     if window is not None:
-        seen &= distance < window
-    seen &= (group[:, None] == group) & ((number == 0) | (number[:, None] == number))
-    return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)[None, None]
+        allowed &= distance < window
+    allowed &= (group[:, None] == group) & ((number == 0) | (number[:, None] == number))
+    return torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, -torch.inf)[None, None]
 
 
 class PrefixMask(torch.Tensor):

@@ -202,16 +202,16 @@ def _stacked(tensors: Sequence[Tensor]) -> Tensor:
     return result
 
 
-def split(scored: Mapping[str, Any], order: Sequence[int], parts: int) -> list[dict[str, Any]]:
+def split(scored: Mapping[str, Any], order: Sequence[int], count: int) -> list[dict[str, Any]]:
     """Split a scored batch into equal parts of rows, in this order. Values without a row axis go to every part."""
-    size = len(order) // parts
+    size = len(order) // count
 
     def of(value: Any, rows: Sequence[int]) -> Any:
         if isinstance(value, SharedBatch):
             return value.take(rows)
         return value[list(rows)] if torch.is_tensor(value) and value.ndim > 0 else value
 
-    chosen = [order[part * size : (part + 1) * size] for part in range(parts)]
+    chosen = [order[start : start + size] for start in range(0, count * size, size)]
     return [{name: of(value, rows) for name, value in scored.items()} for rows in chosen]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 
@@ -44,7 +44,7 @@ def make_question(source: Source | None, choice: Choice, question: str, options:
     return Question(image=source.file, question=question.strip(), options=texts, **asdict(choice.view(source)))
 
 
-def ask(model: MedVLM, question: Question) -> Iterator[Case | Entry]:
+def ask(model: MedVLM, question: Question) -> Generator[Case | Entry, None, None]:
     """Ask a question: yield a partial case for each new piece of text, then the complete entry.
 
     Closing the iterator stops the generation.

@@ -197,7 +197,8 @@ def wire_answer(page: Layout, medvlm: MedVLM) -> None:
     outputs = [page.answer, page.checks, page.message, *buttons, page.history, page.past, page.current]
 
     def on_ask(source: Source | None, *values: Any) -> Iterator[Updates]:
-        *view, question, options, past = values
+        *view, question, options, past, stops = values
+        stops.clear()
         query = make_question(source, Choice(*view), question, options)
         steps = ask(medvlm, query)
         # The first step refuses an invalid question, before the page is changed.
@@ -207,7 +208,10 @@ def wire_answer(page: Layout, medvlm: MedVLM) -> None:
         yield {**_busy(page), **reset}
         last = 0.0
         for step in chain([first], steps):
-            if isinstance(step, Entry):
+            # gradio closes this generator between two steps, and never if it does not find the time.
+            if stops:
+                steps.close()
+            elif isinstance(step, Entry):
                 cases = newest([*past, step])
                 yield {**_done(page, cases, len(cases) - 1), page.answer: render_answer(step.case)}
             elif time.monotonic() - last >= _REDRAW_SECONDS:
@@ -233,14 +237,15 @@ def wire_answer(page: Layout, medvlm: MedVLM) -> None:
     def on_export(past: Sequence[Entry], current: int | None) -> Iterator[Updates]:
         yield {page.file: "" if current is None else render_case(past[current].case)}
 
-    def on_stop(current: int | None) -> Updates:
+    def on_stop(current: int | None, stops: list[bool]) -> Updates:
+        stops.append(True)
         return {**_idle(page, case=current is not None), page.message: _message("Stopped.")}
 
     current = [page.past, page.current]
-    fields = [page.source, *page.controls, page.question, page.options, page.past]
+    fields = [page.source, *page.controls, page.question, page.options, page.past, page.stops]
     ask_event = page.ask.click(guarded(on_ask, page.message, _idle(page, case=False)), fields, outputs, **_QUIET)
     check_event = page.check.click(guarded(on_check, page.message, _idle(page, case=True)), current, outputs, **_QUIET)
-    page.stop.click(on_stop, [page.current], outputs, cancels=[ask_event, check_event], **_QUIET)
+    page.stop.click(on_stop, [page.current, page.stops], outputs, cancels=[ask_event, check_event], **_QUIET)
     page.history.input(guarded(on_history, page.message), [page.history, page.past], outputs, **_QUIET)
     saved = page.export.click(guarded(on_export, page.message), current, [page.file, page.message], **_QUIET)
     saved.then(None, [page.file, page.current], [], js=page_file("save.js"))

@@ -41,6 +41,8 @@ class Layout:
         )
         _html(f'<footer id="foot"><p>{RESEARCH_USE} Images and questions are not stored.</p></footer>')
         self.source, self.past, self.current = gr.State(None), gr.State([]), gr.State(None)
+        # Filled by the button "Stop" while an answer is generated.
+        self.stops = gr.State([])
         # Transfers the exported file to the browser; never shown.
         self.file = gr.Textbox(visible=False)
 

@@ -70,7 +70,7 @@ class BlankImageBaseline(GRPOTrainer):  # type: ignore[misc]
 def _images(prompt: Any) -> bool:
     """Whether chat messages contain an image."""
     contents = [] if isinstance(prompt, str) else [message["content"] for message in prompt]
-    return any(part["type"] == "image" for content in contents if isinstance(content, list) for part in content)
+    return any(piece["type"] == "image" for content in contents if isinstance(content, list) for piece in content)
 
 
 def _blanked(prompt: Any) -> Any:
@@ -78,12 +78,12 @@ def _blanked(prompt: Any) -> Any:
     if not _images(prompt):
         return None
     return [
-        {**message, "content": [_blanked_part(part) for part in message["content"]]}
+        {**message, "content": [_blanked_piece(piece) for piece in message["content"]]}
         if isinstance(message["content"], list)
         else message
         for message in prompt
     ]
 
 
-def _blanked_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {**part, "image": blank_like(part["image"])} if part["type"] == "image" else part
+def _blanked_piece(piece: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**piece, "image": blank_like(piece["image"])} if piece["type"] == "image" else piece

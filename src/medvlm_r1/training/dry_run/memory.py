@@ -12,7 +12,7 @@ import os
 
 from medvlm_r1.models.device import head_columns
 from medvlm_r1.training.dry_run.prompts import Prompts
-from medvlm_r1.training.dry_run.settings import Placement, Precision, Run
+from medvlm_r1.training.dry_run.settings import Precision, Run
 from medvlm_r1.training.dry_run.shape import Shape, Text, Tower
 
 RUNTIME = 1.5 * 2**30
@@ -89,14 +89,14 @@ def tower_bytes(tower: Tower, precision: Precision) -> float:
     return float(width * tower.width + tower.inner_kept * precision.compute * tower.inner + 4 * tower.heads)
 
 
-def activations(shape: Shape, prompts: Prompts, run: Run, precision: Precision, *, shared: bool) -> float:
+def activations(shape: Shape, prompts: Prompts, run: Run, *, shared: bool) -> float:
     """Bytes that autograd saves in one forward pass of the update, for the longest prompt and longest completions.
 
     Without sharing, every row is [prompt, completion]. With sharing, the packed row holds each prompt once, but
     attention saves keys and values of [prompt, completion] for every completion (`models.sharing.attention`). With
     gradient checkpointing, every layer saves only its input, and one layer at a time saves all its activations.
     """
-    text, tower, rows = shape.text, shape.tower, run.batch.rows
+    text, tower, rows, precision = shape.text, shape.tower, run.batch.rows, run.precision
     length = prompts.longest + run.completion
     count = run.batch.prompts_in(rows) if shared else rows
     tokens = count * prompts.longest + rows * run.completion if shared else rows * length
@@ -111,22 +111,22 @@ def activations(shape: Shape, prompts: Prompts, run: Run, precision: Precision, 
     return inputs * stream + layer + block
 
 
-def parts(shape: Shape, prompts: Prompts, run: Run, placement: Placement, *, shared: bool) -> dict[str, float]:
+def components(shape: Shape, prompts: Prompts, run: Run, *, shared: bool) -> dict[str, float]:
     """Estimated bytes on each device, by part. `phases` sums the parts that are allocated at the same time.
 
     ZeRO-2 shards gradients and optimizer state. ZeRO-3 and FSDP2 also shard weights and gather one unit at a time
     (Rajbhandari et al., arXiv 1910.02054); the largest unit counts. During generation all weights are gathered.
     """
-    precision, n, parameters = placement.precision, placement.processes, shape.parameters
-    weight, learned = placement.weight, placement.learned
-    shards = n if placement.sharding in ("zero3", "fsdp2") else 1
-    slices = n if placement.sharding != "none" else 1
-    state = optimizer_bytes(placement.optimizer, 4 if placement.deepspeed else learned)
-    master = 4.0 if placement.deepspeed and weight == 2 else 0.0
+    precision, n, parameters = run.precision, run.launch.processes, shape.parameters
+    weight, learned = run.weight, run.learned
+    shards = n if run.launch.sharding in ("zero3", "fsdp2") else 1
+    slices = n if run.launch.sharding != "none" else 1
+    state = optimizer_bytes(run.optimizer, 4 if run.deepspeed else learned)
+    master = 4.0 if run.deepspeed and weight == 2 else 0.0
     copied = parameters.total if precision.compute < weight else 0
     copied += parameters.adapters if precision.compute < learned else 0
     scored = run.batch.rows * run.completion
-    shared_columns = min(head_columns("cpu" if placement.cpu else "cuda"), shape.text.vocabulary)
+    shared_columns = min(head_columns("cpu" if run.cpu else "cuda"), shape.text.vocabulary)
     columns = shared_columns if shared else _TILE_PLAIN
     tile = min(scored, _TILE_TOKENS) * columns * precision.compute
     head = tile + 4.0 * scored * shape.text.hidden
@@ -143,12 +143,12 @@ def parts(shape: Shape, prompts: Prompts, run: Run, placement: Placement, *, sha
         # Autocast caches a bf16 copy of every trained float32 weight, adapters included, until a forward pass or a
         # generation ends. FSDP2 gathers in bf16.
         "copies": copied * precision.compute if shards == 1 else 0.0,
-        "activations": activations(shape, prompts, run, precision, shared=shared),
+        "activations": activations(shape, prompts, run, shared=shared),
         "head": head,
         "generation weights": 0.0,
         "cache": 0.0,
         "logits": 0.0,
-        "runtime": RUNTIME_CPU if placement.cpu else RUNTIME,
+        "runtime": RUNTIME_CPU if run.cpu else RUNTIME,
     }
     if run.generates and not run.vllm:
         rows = run.batch.rows * run.batch.passes_per_generation
@@ -157,25 +157,25 @@ def parts(shape: Shape, prompts: Prompts, run: Run, placement: Placement, *, sha
         # Model logits, their float32 copy, the processed scores and their softmax.
         result["logits"] = rows * shape.text.vocabulary * (precision.compute + 3 * 4.0)
         if shards > 1:
-            result["generation weights"] = parameters.total * (weight if placement.deepspeed else precision.compute)
+            result["generation weights"] = parameters.total * (weight if run.deepspeed else precision.compute)
     return result
 
 
-def phases(part: dict[str, float], placement: Placement, device: float | None = None) -> dict[str, float]:
+def phases(sizes: dict[str, float], run: Run, device: float | None = None) -> dict[str, float]:
     """Bytes in use during `generation`, and at the peak of the `update`.
 
     Args:
-        part: Result of `parts`.
-        placement: Precision, sharding and vLLM settings.
+        sizes: Result of `components`.
+        run: Settings of the run.
         device: Memory of each device in bytes. A colocated vLLM reserves a share of it.
     """
-    always = sum(part[name] for name in ("weights", "optimizer", "reference", "copies", "runtime"))
-    vllm = placement.vllm_share * (device or 0.0)
-    update = sum(part[name] for name in ("gathered", "gradients", "buckets", "activations", "head"))
-    gathered = part["generation weights"] or part["gathered"]
+    always = sum(sizes[name] for name in ("weights", "optimizer", "reference", "copies", "runtime"))
+    vllm = run.vllm_share * (device or 0.0)
+    update = sum(sizes[name] for name in ("gathered", "gradients", "buckets", "activations", "head"))
+    gathered = sizes["generation weights"] or sizes["gathered"]
     return {
-        "generation": always + gathered + part["cache"] + part["logits"] + vllm,
-        "update": always + update + (0.0 if placement.vllm_sleeps else vllm),
+        "generation": always + gathered + sizes["cache"] + sizes["logits"] + vllm,
+        "update": always + update + (0.0 if run.vllm_sleeps else vllm),
     }
 
 

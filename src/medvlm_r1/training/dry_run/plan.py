@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from medvlm_r1.data import Sample
-from medvlm_r1.data.check import warn_of_overlap
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import locate
 from medvlm_r1.models.processor import ImageFit, load_processor
@@ -21,7 +20,7 @@ from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.dry_run import memory, settings
 from medvlm_r1.training.dry_run.prompts import Prompts, measure, shortest_answer
 from medvlm_r1.training.dry_run.shape import Shape, read_shape
-from medvlm_r1.training.loop import bound_pixels, load_sets
+from medvlm_r1.training.loop import bound_pixels, load_sets, overlap_warning
 
 
 def refuse_cuts(plan: Plan, samples: Sequence[Sample], shortest: str, tokens: int) -> None:
@@ -72,12 +71,13 @@ def refuse_memory(plan: Plan) -> None:
     Raises:
         UserError: The run does not fit. The message gives the estimate, the device memory and the largest parts.
     """
-    if plan.device is None or plan.peak(shared=plan.shares) <= plan.device:
+    peak = plan.peak(shared=plan.run.shares)
+    if plan.device is None or peak <= plan.device:
         return
-    parts = sorted(plan.memory(shared=plan.shares).items(), key=lambda item: -item[1])[:3]
-    largest = ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in parts)
+    sizes = sorted(plan.memory(shared=plan.run.shares).items(), key=lambda item: -item[1])[:3]
+    largest = ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in sizes)
     raise UserError(
-        f"The run does not fit: it needs about {plan.peak(shared=plan.shares) / 2**30:.1f} GiB on each device, "
+        f"The run does not fit: it needs about {peak / 2**30:.1f} GiB on each device, "
         f"which has {plan.device / 2**30:.1f} GiB. The largest parts: {largest}. Lower "
         "trainer.per_device_train_batch_size or max_pixels, set trainer.gradient_checkpointing, use lora, or shard the "
         "weights (--launch recipes/accelerate/zero3.yaml)."
@@ -92,9 +92,6 @@ class Plan:
     shape: Shape
     prompts: Prompts
     run: settings.Run
-    placement: settings.Placement
-    shares: bool
-    """Whether the run shares prompts."""
     device: float | None
     """Memory of each device in bytes; None if it is unknown."""
     notes: tuple[str, ...]
@@ -106,11 +103,11 @@ class Plan:
 
     def memory(self, *, shared: bool) -> dict[str, float]:
         """Estimated bytes on each device, by part (weights, gradients, activations, ...)."""
-        return memory.parts(self.shape, self.prompts, self.run, self.placement, shared=shared)
+        return memory.components(self.shape, self.prompts, self.run, shared=shared)
 
     def phases(self, *, shared: bool) -> dict[str, float]:
         """Estimated bytes on each device during generation, and at the peak of the update."""
-        return memory.phases(self.memory(shared=shared), self.placement, self.device)
+        return memory.phases(self.memory(shared=shared), self.run, self.device)
 
     def peak(self, *, shared: bool) -> float:
         """Estimated peak bytes on each device."""
@@ -123,10 +120,10 @@ class Plan:
             "model": {"name": self.config.model, "family": self.shape.family, **asdict(self.shape.parameters)},
             "method": self.config.method,
             "devices": batch.processes,
-            "cpu": self.placement.cpu,
+            "cpu": self.run.cpu,
             "device_memory": self.device,
-            "sharding": self.placement.sharding,
-            "shares": self.shares,
+            "sharding": self.run.launch.sharding,
+            "shares": self.run.shares,
             "steps": batch.steps,
             "epochs": batch.epochs_done,
             "prompts_per_step": batch.step_prompts,
@@ -184,24 +181,11 @@ def make_plan(
     bound_pixels(config, processor.image_processor)
     sets = load_sets(config, ImageFit(model=config.model, processor=processor.image_processor))
     samples = sets["train"]
-    batch = settings.read_batch(config, len(samples), launch.processes)
+    warning = overlap_warning(config, sets)
+    notes = [warning] if warning else []
+    run = settings.read_run(config, shape, len(samples), launch, notes, cpu=cpu, completion=completion)
     prompts = measure(processor, config.data.train, samples, config.template, progress)
-    notes: list[str] = []
-    if config.data.eval is not None:
-        warning = warn_of_overlap(config.data.train, samples, config.data.eval, sets["eval"])
-        notes += [warning] if warning else []
-    shares = settings.read_shares(config, launch, notes)
-    run = settings.read_run(config, batch, completion, notes)
-    plan = Plan(
-        config=config,
-        shape=shape,
-        prompts=prompts,
-        run=run,
-        placement=settings.read_placement(config, shape, launch, cpu=cpu),
-        shares=shares,
-        device=device,
-        notes=tuple(notes),
-    )
+    plan = Plan(config=config, shape=shape, prompts=prompts, run=run, device=device, notes=tuple(notes))
     refuse_cuts(plan, samples, *shortest_answer(processor, config.template))
     return plan
 

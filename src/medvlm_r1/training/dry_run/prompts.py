@@ -86,6 +86,8 @@ SHORTEST = {
     "no-think": "<answer>A</answer>",
     "think-after": "<answer>A</answer><think>ABCDE</think>",
     "answer-only": "A",
+    "answer-only-open": "A",
     "medvlm-r1-box": "<think></think><answer>A</answer>",
+    "medvlm-r1-box-pixels": "<think></think><answer>A</answer>",
     "medvlm-r1-open": "<think></think><answer>A</answer>",
 }

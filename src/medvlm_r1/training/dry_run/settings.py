@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -120,23 +120,6 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """Training settings that determine the memory use."""
-
-    batch: Batch
-    completion: int
-    """Tokens per completion."""
-    reference: bool
-    """Whether a reference model is used (beta above 0)."""
-    generates: bool = True
-    """Whether completions are generated; False for SFT."""
-    vllm: bool = False
-    """Whether vLLM generates, with its own memory for weights and KV cache."""
-    checkpointing: bool = False
-    """Whether layers are recomputed in the backward pass (`gradient_checkpointing`)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
     """Number of bytes per weight and per activation."""
 
@@ -156,19 +139,31 @@ class Precision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """Precision, devices, sharding and optimizer of a run."""
+class Run:
+    """Training settings that determine the memory use."""
 
+    batch: Batch
     precision: Precision
-    processes: int = 1
-    sharding: Sharding = "none"
+    completion: int
+    """Tokens per completion."""
+    launch: Launch = Launch()
     optimizer: str = "adamw_torch_fused"
+    checkpointing: bool = False
+    """Whether layers are recomputed in the backward pass (`gradient_checkpointing`)."""
+    cpu: bool = False
+    """Whether the device is a CPU, whose memory also holds the libraries."""
+    generates: bool = False
+    """Whether completions are generated; False for SFT."""
+    shares: bool = False
+    """Whether the run shares prompts."""
+    reference: bool = False
+    """Whether a reference model is used (beta above 0)."""
+    vllm: bool = False
+    """Whether vLLM generates, with its own memory for weights and KV cache."""
     vllm_share: float = 0.0
     """Share of the device memory reserved by a colocated vLLM."""
     vllm_sleeps: bool = False
     """Whether vLLM releases its memory during the update."""
-    cpu: bool = False
-    """Whether the device is a CPU, whose memory also holds the libraries."""
 
     @property
     def weight(self) -> int:
@@ -183,106 +178,60 @@ class Placement:
     @property
     def deepspeed(self) -> bool:
         """Whether DeepSpeed is used: bf16 weights, and float32 master weights in the optimizer."""
-        return self.sharding in ("zero2", "zero3")
+        return self.launch.sharding in ("zero2", "zero3")
 
 
 _BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "bf16": 2, "float16": 2, "fp16": 2, "half": 2}
 
 
-def read_batch(config: RunConfig, samples: int, processes: int) -> Batch:
-    """Read the size and number of the optimizer steps from a configuration.
-
-    Raises:
-        UserError: There are fewer samples than prompts in one generation.
-    """
-    option = functools.partial(options.value, config.method, config.trainer)
-    rows, accumulation = option("per_device_train_batch_size"), option("gradient_accumulation_steps")
-    group = option("num_generations") if config.method == "grpo" else 1
-    passes = 1
-    if config.method == "grpo":
-        size = option("generation_batch_size")
-        passes = size // (rows * processes) if size else option("steps_per_generation") or accumulation
-    batch = Batch(
-        samples=samples,
-        rows=rows,
-        accumulation=accumulation,
-        group=group,
-        processes=processes,
-        passes_per_generation=max(1, passes),
-        iterations=option("num_iterations") if config.method == "grpo" else 1,
-        epochs=float(option("num_train_epochs")),
-        keeps_rest=config.method == "sft",
-        max_steps=option("max_steps"),
-    )
-    if config.method == "grpo" and batch.generation_prompts > samples:
-        raise UserError(
-            f"One generation needs {batch.generation_prompts} prompts, and the data set has {samples}. Lower "
-            "trainer.per_device_train_batch_size or trainer.gradient_accumulation_steps."
-        )
-    return batch
-
-
-def read_shares(config: RunConfig, launch: Launch, notes: list[str]) -> bool:
-    """Whether the run shares prompts. Limitations of the sharing are appended to `notes`."""
-    if config.method != "grpo" or not config.sharing:
-        return False
-    if launch.sharding in ("zero3", "fsdp2"):
-        notes.append(f"Weights are sharded ({launch.sharding}), but every device holds all of them while it generates.")
-    rows, group = (
-        options.value(config.method, config.trainer, name)
-        for name in ("per_device_train_batch_size", "num_generations")
-    )
-    if rows < group:
-        notes.append(
-            f"per_device_train_batch_size ({rows}) is below num_generations ({group}). Each prompt is therefore "
-            f"computed {-(-group // rows)} times in the update; with {group} it is computed once."
-        )
-    return True
-
-
-def read_run(config: RunConfig, batch: Batch, completion: int | None, notes: list[str]) -> Run:
-    """Read the settings that determine the memory use, and append assumptions to `notes`.
-
-    If `completion` is not None, it replaces the configured maximum number of tokens per completion.
-    """
-    option = functools.partial(options.value, config.method, config.trainer)
-    checkpointing = bool(option("gradient_checkpointing"))
-    if config.method == "sft":
-        # The letter and the end token.
-        tokens = completion or 2
-        return Run(batch=batch, completion=tokens, reference=False, generates=False, checkpointing=checkpointing)
-    vllm = bool(option("use_vllm"))
-    notes.append(
-        f"Assumes {completion} tokens per completion (--completion-tokens)."
-        if completion
-        else "Assumes completions of the maximum length: an upper bound."
-    )
-    if vllm and option("vllm_mode") == "server":
-        notes.append("The vLLM server runs on other devices; its memory is not counted.")
-    elif vllm:
-        notes.append("The memory that vLLM reserves is counted only when --memory is given.")
-    return Run(
-        batch=batch,
-        completion=completion or option("max_completion_length"),
-        reference=option("beta") != 0.0,
-        vllm=vllm,
-        checkpointing=checkpointing,
-    )
-
-
-def read_placement(config: RunConfig, shape: Shape, launch: Launch, *, cpu: bool = False) -> Placement:
-    """Read precision, sharding and optimizer of a run.
+def read_run(
+    config: RunConfig,
+    shape: Shape,
+    samples: int,
+    launch: Launch,
+    notes: list[str],
+    *,
+    cpu: bool = False,
+    completion: int | None = None,
+) -> Run:
+    """Read the settings of a run from its configuration, with TRL's defaults.
 
     Args:
         config: Configuration of the run.
         shape: Sizes of its model.
+        samples: Number of questions in the data set.
         launch: Number of processes and sharding.
+        notes: Assumptions and limitations are appended to this list.
         cpu: Whether the run uses a CPU.
+        completion: Tokens per completion, instead of the configured maximum.
 
     Raises:
-        UserError: The dtype of the weights is not supported.
+        UserError: There are fewer samples than prompts in one generation, or the dtype of the weights is not supported.
     """
     option = functools.partial(options.value, config.method, config.trainer)
+    grpo = config.method == "grpo"
+    rows, accumulation = option("per_device_train_batch_size"), option("gradient_accumulation_steps")
+    passes = 1
+    if grpo:
+        size = option("generation_batch_size")
+        passes = size // (rows * launch.processes) if size else option("steps_per_generation") or accumulation
+    batch = Batch(
+        samples=samples,
+        rows=rows,
+        accumulation=accumulation,
+        group=option("num_generations") if grpo else 1,
+        processes=launch.processes,
+        passes_per_generation=max(1, passes),
+        iterations=option("num_iterations") if grpo else 1,
+        epochs=float(option("num_train_epochs")),
+        keeps_rest=not grpo,
+        max_steps=option("max_steps"),
+    )
+    if grpo and batch.generation_prompts > samples:
+        raise UserError(
+            f"One generation needs {batch.generation_prompts} prompts, and the data set has {samples}. Lower "
+            "trainer.per_device_train_batch_size or trainer.gradient_accumulation_steps."
+        )
     dtype = str((config.trainer.get("model_init_kwargs") or {}).get("dtype", "float32")).removeprefix("torch.")
     weights = _BYTES.get(shape.dtype if dtype == "auto" else dtype)
     if weights is None:
@@ -291,13 +240,42 @@ def read_placement(config: RunConfig, shape: Shape, launch: Launch, *, cpu: bool
         )
     # TRL's default is bf16. On a CPU the default is float32 (`arguments.training_arguments`).
     half = bool(option("fp16")) or (option("bf16") is True if cpu else option("bf16") is not False)
-    colocated = config.method == "grpo" and option("use_vllm") and option("vllm_mode") == "colocate"
-    return Placement(
+    run = Run(
+        batch=batch,
         precision=Precision(weights=weights, compute=2 if half else weights, adapters=config.lora is not None),
-        processes=launch.processes,
-        sharding=launch.sharding,
+        completion=completion or 2,  # for SFT, the letter and the end token
+        launch=launch,
         optimizer=str(getattr(option("optim"), "value", option("optim"))),
+        checkpointing=bool(option("gradient_checkpointing")),
+        cpu=cpu,
+    )
+    if not grpo:
+        return run
+    vllm = bool(option("use_vllm"))
+    colocated = vllm and option("vllm_mode") == "colocate"
+    if config.sharing and launch.sharding in ("zero3", "fsdp2"):
+        notes.append(f"Weights are sharded ({launch.sharding}), but every device holds all of them while it generates.")
+    if config.sharing and rows < batch.group:
+        notes.append(
+            f"per_device_train_batch_size ({rows}) is below num_generations ({batch.group}). Each prompt is therefore "
+            f"computed {-(-batch.group // rows)} times in the update; with {batch.group} it is computed once."
+        )
+    notes.append(
+        f"Assumes {completion} tokens per completion (--completion-tokens)."
+        if completion
+        else "Assumes completions of the maximum length: an upper bound."
+    )
+    if colocated:
+        notes.append("The memory that vLLM reserves is counted only when --memory is given.")
+    elif vllm:
+        notes.append("The vLLM server runs on other devices; its memory is not counted.")
+    return replace(
+        run,
+        completion=completion or option("max_completion_length"),
+        generates=True,
+        shares=config.sharing,
+        reference=option("beta") != 0.0,
+        vllm=vllm,
         vllm_share=float(option("vllm_gpu_memory_utilization")) if colocated else 0.0,
         vllm_sleeps=bool(colocated and option("vllm_enable_sleep_mode")),
-        cpu=cpu,
     )

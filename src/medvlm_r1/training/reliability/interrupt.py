@@ -65,7 +65,7 @@ class GracefulStop(TrainerCallback):  # type: ignore[misc]
             return
         self._signal = number
         # Not `print`, which is not reentrant.
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _SAID)
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _STOPPING)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start deferring signals to the end of a step."""
@@ -86,4 +86,4 @@ class GracefulStop(TrainerCallback):  # type: ignore[misc]
             control.should_save = control.should_training_stop = True
 
 
-_SAID = b"\nStopping after this step with a checkpoint; Ctrl-C once more to quit at once.\n"
+_STOPPING = b"\nStopping after this step with a checkpoint; Ctrl-C once more to quit at once.\n"

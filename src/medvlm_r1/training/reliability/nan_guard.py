@@ -22,7 +22,7 @@ from medvlm_r1.rewards.completion import completion_text
 from medvlm_r1.training.reliability.checkpoint import numbered
 
 SAMPLE_ID = "sample_id"
-_SHOWN = 8
+_MAX_IDS = 8
 # torch's message when it samples from NaN or Inf logits.
 _NO_DISTRIBUTION = "probability tensor contains either"
 
@@ -123,12 +123,12 @@ def _report(trainer: Any, what: str, value: Any) -> str:
     ids = trainer._sample_ids
     # DeepSpeed takes the optimizer step within the backward pass, so it may already be applied.
     reach = "saved" if trainer.is_deepspeed_enabled else "applied"
-    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
+    more = f" and {len(ids) - _MAX_IDS} more" if len(ids) > _MAX_IDS else ""
     good = next((str(path) for _, path in numbered(Path(args.output_dir))), None)
     last = f"{good} is good, and a new run can start from it as 'model'" if good else "there is no checkpoint yet"
     lines = [
         f"After step {state.global_step} of {state.max_steps}, {what} is {value}. The batch: "
-        f"{', '.join(ids[:_SHOWN]) or 'unknown'}{more}. It was not {reach}: {last}.",
+        f"{', '.join(ids[:_MAX_IDS]) or 'unknown'}{more}. It was not {reach}: {last}.",
         "Try in a new 'out' (the same command would fail again): a lower trainer.learning_rate "
         f"(now {args.learning_rate:g}), trainer.max_grad_norm (now {args.max_grad_norm:g}; 0 is none) or "
         f"trainer.warmup_steps{', bf16 instead of fp16' if args.fp16 else ''}; finite rewards; and a check "

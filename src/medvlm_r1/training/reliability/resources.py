@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -66,35 +65,22 @@ def explain(error: BaseException, config: RunConfig) -> str | None:
     if out_of_memory(error):
         return _memory(error, config)
     out = Path(config.out)
+    if _TORCH_WRITE.search(str(error)) and out.is_dir() and shutil.disk_usage(out).free < _LITTLE:
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     message = describe_os_error(error)
-    if message is None and _torch_disk_full(error, out):
-        message = describe_os_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-    return f"{out}: {message}. {_how_to_resume(out)}" if message else None
-
-
-def _torch_disk_full(error: BaseException, out: Path) -> bool:
-    return bool(_TORCH_WRITE.search(str(error))) and out.is_dir() and shutil.disk_usage(out).free < _LITTLE
-
-
-def _how_to_resume(out: Path) -> str:
+    if message is None:
+        return None
     checkpoints = numbered(out / "checkpoints")
     effect = f"resumes from {checkpoints[0][1].name}" if checkpoints else "starts again, as there is no checkpoint yet"
-    return f"The same command then {effect}."
+    return f"{out}: {message}. The same command then {effect}."
 
 
 def _memory(error: BaseException, config: RunConfig) -> str:
-    given = {name: options.value(config.method, config.trainer, name) for name in _options_of(config)}
     phase, where = _where(error)
     wanted = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+|\d+ bytes)", str(error))
     amount = f" ({wanted.group(1)} more were asked for)" if wanted else ""
-    levers = _levers(config, given)
-    order = {
-        "pixels": ("pixels", "batch", "completions", "rest"),
-        "completions": ("completions", "batch", "pixels", "rest"),
-        "batch": ("batch", "completions", "pixels", "rest"),
-        "model": ("rest", "batch", "completions", "pixels"),
-    }[phase]
-    advice = "; ".join(levers[name] for name in order if levers.get(name))
+    levers = _levers(config)
+    advice = "; ".join(filter(None, [levers.pop(phase, ""), *levers.values()]))
     return (
         f"Out of memory {where}{amount}. Lower, the first in the list first: {advice}. "
         "A changed configuration is another run: give it a new 'out' (it can start from a checkpoint of this one, "
@@ -102,28 +88,22 @@ def _memory(error: BaseException, config: RunConfig) -> str:
     )
 
 
-def _options_of(config: RunConfig) -> tuple[str, ...]:
-    common = ("per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
-    return (*common, "max_completion_length", "num_generations") if config.method == "grpo" else common
-
-
-def _levers(config: RunConfig, given: dict[str, Any]) -> dict[str, str]:
+def _levers(config: RunConfig) -> dict[str, str]:
     """Settings that reduce memory use, with their current values, by topic."""
-    rows, steps = given["per_device_train_batch_size"], given["gradient_accumulation_steps"]
+
+    def now(name: str) -> str:
+        return f"trainer.{name} (now {options.value(config.method, config.trainer, name)})"
+
     levers = {
-        "batch": f"batch: trainer.per_device_train_batch_size (now {rows}) with trainer.gradient_accumulation_steps "
-        f"(now {steps}) raised alike",
-        "pixels": f"pixels: max_pixels (now {config.max_pixels or 'the bound of the processor'})",
+        "batch": f"batch: {now('per_device_train_batch_size')} with {now('gradient_accumulation_steps')} raised alike"
     }
     if config.method == "grpo":
-        levers["completions"] = (
-            f"completions: trainer.max_completion_length (now {given['max_completion_length']}) or "
-            f"trainer.num_generations (now {given['num_generations']})"
-        )
-    rest = [] if given["gradient_checkpointing"] else ["trainer.gradient_checkpointing=true"]
+        levers["completions"] = f"completions: {now('max_completion_length')} or {now('num_generations')}"
+    levers["pixels"] = f"pixels: max_pixels (now {config.max_pixels or 'the bound of the processor'})"
+    checkpointing = options.value(config.method, config.trainer, "gradient_checkpointing")
+    rest = [] if checkpointing else ["trainer.gradient_checkpointing=true"]
     rest += [] if config.lora else ["adapters instead of full weights (lora: {r: 16})"]
-    levers["rest"] = " or ".join(rest)
-    return levers
+    return levers | {"model": " or ".join(rest)}
 
 
 def _where(error: BaseException) -> tuple[str, str]:

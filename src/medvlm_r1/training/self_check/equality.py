@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medvlm_r1.models.families import FAMILIES
 from medvlm_r1.models.sharing.forward import shared_logps
 from medvlm_r1.training.self_check.tiny_models import TINY, VOCABULARY, Prompt
 
@@ -143,8 +142,3 @@ def compare(family: str, dtype: torch.dtype, device: str) -> tuple[bool, str]:
         f"distance from float32: log-probabilities {ours[0]:.1e} (plain forward {theirs[0]:.1e}), gradients "
         f"{ours[1]:.1e} ({theirs[1]:.1e}); limit {ROUNDING:g} times the plain forward's",
     )
-
-
-def families() -> list[str]:
-    """The supported model families, sorted by name."""
-    return sorted(FAMILIES)

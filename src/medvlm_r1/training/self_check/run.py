@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -37,58 +38,34 @@ class Line:
 def _equality(device: str, folder: Path) -> Iterator[Line]:
     import torch
 
-    from medvlm_r1.training.self_check.equality import compare, families
+    from medvlm_r1.models.families import FAMILIES
+    from medvlm_r1.training.self_check.equality import compare
 
     torch.backends.cudnn.allow_tf32 = False
-    for family in families():
+    for family in sorted(FAMILIES):
         for dtype in (torch.float32, torch.bfloat16):
             agrees, detail = compare(family, dtype, device)
             name = f"shared forward, {family}, {str(dtype).removeprefix('torch.')}"
             yield Line(name, "pass" if agrees else "fail", detail)
 
 
-def _step(device: str, folder: Path) -> Iterator[Line]:
-    """Train full weights. Compare the trainer with plain TRL, and its peak memory with the dry run's estimate."""
+def _grpo(device: str, folder: Path, *, lora: bool = False) -> Iterator[Line]:
+    """Compare the trainer with plain TRL, its peak memory with the dry run's estimate, and its model with the base."""
     import torch
 
     from medvlm_r1.training.self_check.steps import SIZES, check_saved, run_grpo
 
     size = SIZES[device]
-    name, memory = "GRPO step, full weights", "peak memory against the dry run"
-    if device == "cuda":
+    name = "GRPO step, LoRA on bfloat16 weights" if lora else "GRPO step, full weights"
+    memory = "peak memory against the dry run"
+    if device == "cuda" and not lora:
         total = torch.cuda.get_device_properties(0).total_memory
         if total < size.memory:
             reason = f"needs {size.memory / 2**30:.0f} GiB of GPU memory; this GPU has {total / 2**30:.0f}"
-            yield Line(name, "not available", reason)
-            yield Line(memory, "not available", reason)
+            yield from (Line(line, "not available", reason) for line in (name, memory))
             return
-    ours = run_grpo(folder, device, size, lora=False)
-    plain = run_grpo(folder, device, size, lora=False, sharing=False)
-    yield _compared(name, size, ours, plain)
-    yield Line(
-        memory,
-        "pass" if ours.memory <= 1.15 * ours.estimate else "fail",
-        f"measured {ours.memory / 2**30:.2f} GiB, estimated {ours.estimate / 2**30:.2f} GiB (limit: 15 % above the "
-        "estimate)",
-    )
-    yield Line("save and reload, float32", "pass", check_saved(Path(ours.model), folder / "base-float32"))
-
-
-def _lora(device: str, folder: Path) -> Iterator[Line]:
-    from medvlm_r1.training.self_check.steps import SIZES, check_saved, run_grpo
-
-    size = SIZES[device]
-    ours = run_grpo(folder, device, size, lora=True)
-    plain = run_grpo(folder, device, size, lora=True, sharing=False)
-    yield _compared("GRPO step, LoRA on bfloat16 weights", size, ours, plain)
-    name = "save and reload, bfloat16"
-    try:
-        yield Line(name, "pass", check_saved(Path(ours.model), folder / "base-bfloat16"))
-    except UserError as error:
-        yield Line(name, "fail", str(error))
-
-
-def _compared(name: str, size: Any, ours: Any, plain: Any) -> Line:
+    ours = run_grpo(folder, device, size, lora=lora)
+    plain = run_grpo(folder, device, size, lora=lora, sharing=False)
     detail = (
         f"{size.prompts} x {size.group} completions of {size.completion} tokens, images of {size.edge} pixels; "
         f"generation {ours.generation:.2f} s (TRL {plain.generation:.2f}), update {ours.update:.2f} s "
@@ -96,7 +73,19 @@ def _compared(name: str, size: Any, ours: Any, plain: Any) -> Line:
         f"memory {ours.memory / 2**30:.2f} GiB ({plain.memory / 2**30:.2f}); the update reaches "
         f"{100 * ours.peak_share:.0f} % of the measured matrix-product peak"
     )
-    return Line(name, "fail", ours.notice) if ours.notice else Line(name, "pass", detail)
+    yield Line(name, "fail", ours.notice) if ours.notice else Line(name, "pass", detail)
+    if not lora:
+        yield Line(
+            memory,
+            "pass" if ours.memory <= 1.15 * ours.estimate else "fail",
+            f"measured {ours.memory / 2**30:.2f} GiB, estimated {ours.estimate / 2**30:.2f} GiB (limit: 15 % above the "
+            "estimate)",
+        )
+    dtype = "bfloat16" if lora else "float32"
+    try:
+        yield Line(f"save and reload, {dtype}", "pass", check_saved(Path(ours.model), folder / f"base-{dtype}"))
+    except UserError as error:
+        yield Line(f"save and reload, {dtype}", "fail", str(error))
 
 
 def _vllm(device: str, folder: Path) -> Iterator[Line]:
@@ -124,8 +113,8 @@ def _fsdp2(device: str, folder: Path) -> Iterator[Line]:
 
 CHECKS: dict[str, tuple[str, Callable[[str, Path], Iterator[Line]]]] = {
     "equality": ("shared forward", _equality),
-    "step": ("GRPO step, full weights", _step),
-    "lora": ("GRPO step, LoRA on bfloat16 weights", _lora),
+    "step": ("GRPO step, full weights", _grpo),
+    "lora": ("GRPO step, LoRA on bfloat16 weights", functools.partial(_grpo, lora=True)),
     "vllm": ("GRPO step, vLLM colocated", _vllm),
     "fsdp2": ("FSDP2, world size 1", _fsdp2),
 }

@@ -30,7 +30,7 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import load_policy, phantom_base_dir, quiet_bars
 from medvlm_r1.models.processor import load_processor
 from medvlm_r1.phantom.benchmark import write_benchmark
-from medvlm_r1.training.config import RunConfig, load_config
+from medvlm_r1.training.config import load_config
 from medvlm_r1.training.dry_run.memory import RUNTIME
 from medvlm_r1.training.dry_run.plan import make_plan
 from medvlm_r1.training.grpo import train_grpo
@@ -204,16 +204,12 @@ def run_grpo(folder: Path, device: str, size: Size, *, lora: bool, **options: An
     figures.losses, figures.gradients = [row["loss"] for row in logs], [row["grad_norm"] for row in logs]
     figures.notice = next((line for line in printed.getvalue().splitlines() if "TRL's way" in line), "")
     figures.model = str(model)
-    figures.estimate = _estimate(config, device, size, sharing)
+    memory = float(torch.cuda.get_device_properties(0).total_memory) if device == "cuda" else None
+    plan = make_plan(config, cpu=device == "cpu", device=memory, completion=size.completion)
+    figures.estimate = plan.peak(shared=sharing and plan.run.shares)
     if not all(map(math.isfinite, (*figures.losses, *figures.gradients))) or not any(figures.gradients):
         raise UserError(f"losses {figures.losses} and gradient norms {figures.gradients} should be finite and not 0")
     return figures
-
-
-def _estimate(config: RunConfig, device: str, size: Size, sharing: bool) -> float:
-    memory = float(torch.cuda.get_device_properties(0).total_memory) if device == "cuda" else None
-    plan = make_plan(config, cpu=device == "cpu", device=memory, completion=size.completion)
-    return plan.peak(shared=sharing and plan.shares)
 
 
 class _Watch:

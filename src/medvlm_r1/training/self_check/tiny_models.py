@@ -67,10 +67,10 @@ class Tiny:
 
     def ids(self, prompt: Prompt) -> torch.Tensor:
         """Token ids of a prompt: text, then each image between its start and end token, then two text tokens."""
-        parts = [torch.randint(10, VOCABULARY, (prompt.text,))]
+        pieces = [torch.randint(10, VOCABULARY, (prompt.text,))]
         for size in prompt.sizes:
-            parts += [torch.tensor([5]), torch.full((self.tokens(size),), IMAGE), torch.tensor([6])]
-        return torch.cat([*parts, torch.randint(10, VOCABULARY, (2,))])
+            pieces += [torch.tensor([5]), torch.full((self.tokens(size),), IMAGE), torch.tensor([6])]
+        return torch.cat([*pieces, torch.randint(10, VOCABULARY, (2,))])
 
 
 def _patches(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
@@ -153,22 +153,9 @@ def _other(kind: str, text: dict[str, Any], vision: dict[str, Any], **rest: Any)
 
 
 _QWEN_VISION = {"embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2}
-_QWEN25_VISION = {
-    "hidden_size": 32,
-    "out_hidden_size": 32,
-    "num_heads": 2,
-    "intermediate_size": 48,
-    "window_size": 16,
-    "fullatt_block_indexes": [1],
-}
-_QWEN3_VISION = {
-    "hidden_size": 32,
-    "out_hidden_size": 32,
-    "num_heads": 2,
-    "intermediate_size": 48,
-    "num_position_embeddings": 16,
-    "deepstack_visual_indexes": [0, 1],
-}
+_QWEN25_VISION: dict[str, Any] = {"hidden_size": 32, "out_hidden_size": 32, "num_heads": 2, "intermediate_size": 48}
+_QWEN3_VISION = {**_QWEN25_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
+_QWEN25_VISION |= {"window_size": 16, "fullatt_block_indexes": [1]}
 _LLAMA = {"model_type": "llama"}
 
 TINY = {

@@ -1,0 +1,1 @@
+"""Scoring of answers to open questions (questions without options): normalization, synonyms and rules."""
