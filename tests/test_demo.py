@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -54,6 +55,8 @@ def test_demo_ends_with_results_and_report_and_goes_on_after_an_interruption(tmp
             assert set(figures["accuracy"]) == {"MRI", "CT", "X-ray", "mean"}
             assert {"n", "correct", "percent", "ci95"} <= figures["accuracy"]["X-ray"].keys()
             assert figures["accuracy"]["X-ray"]["n"] == 2
+            if row in demo.STAGES:
+                assert set(figures["favored_wrong"]) == {"MRI", "CT", "X-ray"}
     assert {"data", "zero_shot", "sft", "grpo_no_think", "grpo", "audit"} <= set(results["seconds"])
     assert set(results["audit"]) == {"sft", "grpo"}
     console = Console(file=io.StringIO(), width=100)
@@ -88,6 +91,19 @@ def test_text_rows_by_hand(tmp_path):
     assert (prior["accuracy"]["MRI"]["correct"], prior["accuracy"]["mean"]) == (1, 25)
     assert (prior["clean"]["accuracy"]["X-ray"]["percent"], prior["clean"]["accuracy"]["mean"]) == (50, 50)
     assert prior["accuracy"]["MRI"]["ci95"][0] < 25 < prior["accuracy"]["MRI"]["ci95"][1]
+
+
+def test_favored_wrong_counts_the_questions_that_offer_a_favored_option_which_is_wrong(tmp_path, monkeypatch):
+    shared = {"images": (), "question": "Finding?", "options": ("mass", "cyst"), "modality": "CT"}
+    train = [Sample(id=f"t{i}", answer="mass", **shared) for i in range(3)]
+    write_folder(tmp_path / "data" / "train", train, info={})
+    items = [Sample(id=f"p{i}", answer=answer, **shared) for i, answer in enumerate(["mass", "cyst", "cyst"])]
+    items.append(Sample(id="new", answer="bleed", **{**shared, "options": ("bleed", "edema")}))
+    graded = [SimpleNamespace(sample=item, correct=item.id == "p2") for item in items]
+    answers = [SimpleNamespace(graded=lambda g=g: g) for g in graded]
+    monkeypatch.setattr("medvlm_r1.evaluation.store.read_answers", lambda run: answers)
+    shares = demo.favored_wrong(tmp_path, "sft", "published")
+    assert (shares["CT"]["n"], shares["CT"]["correct"], shares["MRI"]["n"]) == (2, 1, 0)
 
 
 def test_demo_of_another_seed_in_the_same_folder_is_refused(tmp_path):

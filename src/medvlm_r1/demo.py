@@ -28,6 +28,8 @@ RECIPES = {"sft": "phantom-sft.yaml", "grpo_no_think": "phantom-no-think.yaml", 
 SETS = {"published": "As published", "clean": "Clean"}
 """Test sets: with giveaway options as strong as in the published sets, and without."""
 AUDITED = ("sft", "grpo")
+_MISLED = (("published", "CT"), ("published", "X-ray"), ("clean", "MRI"), ("clean", "CT"), ("clean", "X-ray"))
+"""Columns of the table of questions whose favored option is wrong. MRI as published has hardly any."""
 
 # Accuracies of the paper (arXiv 2502.19634, abstract): means over the three modalities, in percent.
 PAPER_MEANS = {"zero_shot": 55.11, "grpo": 78.22}
@@ -117,7 +119,10 @@ def run_demo(out: Path, *, seed: int = 0, sizes: Sizes = Sizes()) -> dict[str, A
             audits[stage] = _audit(models[stage], out, stage, sizes)
     rows = _text_rows(out)
     for stage in STAGES:
-        published, clean = (_read(out / "eval" / stage / name / "results.json") for name in SETS)
+        published, clean = (
+            _read(out / "eval" / stage / name / "results.json") | {"favored_wrong": favored_wrong(out, stage, name)}
+            for name in SETS
+        )
         rows[stage] = {**published, "clean": clean}
     results = {"research_use": RESEARCH_USE, **rows, "audit": audits, "seconds": seconds}
     with timed("report"):
@@ -226,6 +231,31 @@ def _text_rows(out: Path) -> dict[str, Any]:
     return rows
 
 
+def favored_wrong(out: Path, stage: str, data: str) -> dict[str, Any]:
+    """Compute the share of correct answers where the training questions favor an option that is wrong.
+
+    Args:
+        out: Folder of a demo.
+        stage: Name of the evaluated model, as in `eval/`.
+        data: Name of the test set, one of `SETS`.
+
+    Returns:
+        For each modality, `{n, correct, percent, ci95}` of the questions whose options with the highest rate in
+        training (`favored_options`) are all wrong, if that rate is above chance.
+    """
+    from medvlm_r1.data.folder import read_folder
+    from medvlm_r1.data.option_prior import favored_options
+    from medvlm_r1.evaluation.score import share
+    from medvlm_r1.evaluation.store import read_answers
+
+    graded = [answer.graded() for answer in read_answers(out / "eval" / stage / data)]
+    choices = favored_options(read_folder(out / "data" / "train"), [g.sample for g in graded])
+    misled = [
+        g for g, (favored, above) in zip(graded, choices, strict=True) if above and g.sample.answer not in favored
+    ]
+    return {modality: share([g.correct for g in misled if g.sample.modality == modality]) for modality in DOMAINS}
+
+
 def _accuracy(samples: Sequence[Sample], credits: Sequence[float], *, known: bool) -> dict[str, Any]:
     from medvlm_r1.audit.dataset.audit import figure
 
@@ -243,9 +273,14 @@ def _accuracy(samples: Sequence[Sample], credits: Sequence[float], *, known: boo
     return accuracy
 
 
+def figures_on(results: Mapping[str, Any], row: str, name: str) -> Mapping[str, Any]:
+    """The figures of a row of `results.json` on one of `SETS`."""
+    figures: Mapping[str, Any] = results[row] if name == "published" else results[row][name]
+    return figures
+
+
 def _cells(results: Mapping[str, Any], row: str, name: str) -> list[Mapping[str, Any]]:
-    figures = results[row] if name == "published" else results[row][name]
-    return [figures["accuracy"][modality] for modality in DOMAINS]
+    return [figures_on(results, row, name)["accuracy"][modality] for modality in DOMAINS]
 
 
 def lead(results: Mapping[str, Any]) -> str:
@@ -281,8 +316,7 @@ def _report(out: Path, results: Mapping[str, Any]) -> None:
         cells = []
         for name in SETS:
             cells += [share_cell(cell, None) for cell in _cells(results, row, name)]
-            figures = results[row] if name == "published" else results[row][name]
-            cells.append(Cell(percent(figures["accuracy"]["mean"])))
+            cells.append(Cell(percent(figures_on(results, row, name)["accuracy"]["mean"])))
         rows.append(Row(label, cells))
     columns = [(f"{label}: {m}", small) for label in SETS.values() for m, small in [*DOMAINS.items(), ("mean", "")]]
     measures = {row: results["audit"][row]["probes"]["image"]["measures"] for row in AUDITED}
@@ -298,6 +332,14 @@ def _report(out: Path, results: Mapping[str, Any]) -> None:
         ],
         sorts=False,
     )
+    misled = [
+        Row(
+            STAGES[stage],
+            [share_cell(figures_on(results, stage, name)["favored_wrong"][m], None) for name, m in _MISLED],
+        )
+        for stage in STAGES
+    ]
+    misled_columns = [(f"{SETS[name]}: {modality}", DOMAINS[modality]) for name, modality in _MISLED]
     render_report(
         runs,
         out / "report.html",
@@ -310,6 +352,13 @@ def _report(out: Path, results: Mapping[str, Any]) -> None:
                 f"Accuracy in percent on {measures['grpo']['accuracy_real']['n']} MRI questions as published, and the"
                 " verdict of the audit.",
                 looks,
+            ),
+            (
+                "Where the favored option is wrong",
+                "Accuracy in percent on the questions that offer an option which was correct more often than chance in"
+                " training, and which is wrong here. A model that learned the option texts falls here first. The mean"
+                " over all questions hides this, since such a model gains where the favored option is correct.",
+                PageTable("", misled_columns, misled),
             ),
         ),
         notes=(
@@ -330,11 +379,10 @@ def print_tables(results: Mapping[str, Any], console: Console) -> None:
         for column in ("", "MRI\n(trained)", "CT", "X-ray", "mean"):
             table.add_column(column, justify="left" if not column else "right")
         for row, text in ROWS.items():
-            figures = results[row] if name == "published" else results[row][name]
             cells = [
                 f"{c['percent']:.1f}\n[{c['ci95'][0]:.1f}, {c['ci95'][1]:.1f}]" for c in _cells(results, row, name)
             ]
-            table.add_row(text, *cells, f"{figures['accuracy']['mean']:.1f}")
+            table.add_row(text, *cells, f"{figures_on(results, row, name)['accuracy']['mean']:.1f}")
         print_uncropped(console, table)
     console.print(lead(results))
     verdicts = ", ".join(f"{STAGES[row]} {results['audit'][row]['verdicts']['looks']}" for row in AUDITED)
