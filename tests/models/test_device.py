@@ -3,6 +3,7 @@
 import os
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from trl.trainer import utils as trl_utils
@@ -97,12 +98,15 @@ def test_small_models_get_one_thread_on_busy_cores(parameters, load, cores, thre
     assert choose_threads(parameters, load=load, cores=cores, threads=threads) == expected
 
 
-@pytest.mark.parametrize(("load", "variable", "expected"), [(50.0, "", 1), (50.0, "2", 2), (0.0, "", 2)])
-def test_the_number_is_set_and_told(tiny_policy_dir, monkeypatch, capsys, load, variable, expected):
+@pytest.mark.parametrize(("percent", "variable", "expected"), [(90.0, "", 1), (90.0, "2", 2), (5.0, "", 2)])
+def test_the_number_is_set_and_told(tiny_policy_dir, monkeypatch, capsys, percent, variable, expected):
     model = load_policy(str(tiny_policy_dir), device="cpu").model
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: percent)
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 2)
+    # A load average from work that ended decides nothing.
+    monkeypatch.setattr(os, "getloadavg", lambda: (50.0, 50.0, 50.0))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -112,4 +116,4 @@ def test_the_number_is_set_and_told(tiny_policy_dir, monkeypatch, capsys, load, 
         limit_threads(model)
     finally:
         torch.set_num_threads(before)
-    assert capsys.readouterr().err.count("load 50.0 on 2 cores") == (expected == 1)
+    assert capsys.readouterr().err.count("1.8 of 2 cores") == (expected == 1)

@@ -57,7 +57,7 @@ def choose_threads(parameters: int, *, load: float, cores: int, threads: int) ->
 
     Args:
         parameters: Number of parameters of the model.
-        load: Number of other runnable processes.
+        load: Number of cores that other processes use.
         cores: Number of cores available to this process.
         threads: Default number of threads.
 
@@ -73,19 +73,20 @@ def limit_threads(model: Any) -> None:
 
     This has no effect if the model is not on the CPU, or if an environment variable sets the number.
     """
+    import psutil
     import torch
 
     threads = torch.get_num_threads()
     if model.device.type != "cpu" or threads == 1 or any(os.environ.get(name) for name in _NAMES):
         return
-    # Windows has neither function and is treated as idle.
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    # The use at this moment. The load average still counts work that ended a minute ago.
+    load = psutil.cpu_percent(interval=0.3) / 100 * psutil.cpu_count()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chosen = choose_threads(model.num_parameters(), load=load, cores=cores, threads=threads)
     if chosen < threads:
         torch.set_num_threads(chosen)
         print(
-            f"Other work keeps the processor busy (load {load:.1f} on {cores} cores), so this small model runs on one "
+            f"Other work keeps the processor busy ({load:.1f} of {cores} cores), so this small model runs on one "
             "thread. Set OMP_NUM_THREADS to choose the number.",
             file=sys.stderr,
         )
