@@ -20,9 +20,9 @@ import typer
 from benchmarks.audit import bench_audit
 from benchmarks.audit_cost import audit_cost
 from benchmarks.command import run
-from benchmarks.grounded import MAX_NEW_TOKENS, bench_grounded
+from benchmarks.demo_seeds import measure_demo
+from benchmarks.grounded import bench_grounded
 from benchmarks.grpo import bench_grpo
-from benchmarks.no_think import CHANGES, TEMPLATE, measure_demo
 from benchmarks.presets import PRESETS
 from benchmarks.results_page import TITLES, render_page
 from benchmarks.step import bench_step
@@ -41,8 +41,6 @@ from medvlm_r1.training.dry_run.memory import machine_memory
 PAGE, FIGURES = "results.md", "results.json"
 COST = ("grpo-demo", "grpo-medium", "audit-cost", "step")
 NAMES = tuple(TITLES)
-SHORTCUT_SEEDS = 3
-"""Maximum number of seeds of the comparison of rewards: each seed is a start and two trainings."""
 _STEP_RECIPE, _PIXELS, _COMPLETION = "paper-lora-24gb.yaml", 384, 16
 
 
@@ -83,7 +81,7 @@ def bench_results(
     Args:
         out: Output folder.
         parts: Names of parts or groups; all by default. Other finished parts in the folder are shown too.
-        seeds: Number of training seeds of the demo, and of question sets of the audit.
+        seeds: Number of training seeds of the demo and the comparison of rewards, and of question sets of the audit.
         sizes: Sizes of the measurements.
         page: Folder of `results.md` and `results.json`; `out` by default.
 
@@ -136,7 +134,6 @@ def all_parts(*, seeds: int, sizes: Sizes) -> dict[str, Part]:
         seeds: As in `bench_results`.
         sizes: Sizes of the measurements.
     """
-    repeats = min(seeds, SHORTCUT_SEEDS)
 
     def audit(folder: Path) -> dict[str, Any]:
         trained_demo = folder.parent / "demo" / "seed-0" / "grpo" / "model"
@@ -167,27 +164,25 @@ def all_parts(*, seeds: int, sizes: Sizes) -> dict[str, Part]:
         del figures["measured"]["logs"]
         return figures
 
-    changes = " ".join(f"'{change}'" for change in CHANGES)
-    evaluated = (("NO-THINK/model", "EVAL"), ("START", "START-EVAL"), (PHANTOM_BASE, "BASE-EVAL"))
     parts = {
         "demo": Part(
             (
                 "medvlm-r1 demo --seed SEED --out DEMO",
-                f"medvlm-r1 train grpo --config recipes/phantom.yaml {changes} model=START data.train=DEMO/data/train "
-                "seed=SEED out=NO-THINK",
+                "medvlm-r1 data import phantom --split train --n 600 --out CLEAN",
+                "medvlm-r1 train sft --config recipes/phantom-sft.yaml data.train=CLEAN seed=SEED out=SFT-CLEAN",
                 *(
-                    f"medvlm-r1 eval {model} --data DEMO/data/test --template {TEMPLATE} --max-new-tokens "
-                    f"{MAX_NEW_TOKENS} --out {out}"
-                    for model, out in evaluated
+                    f"medvlm-r1 eval SFT-CLEAN/model --data DEMO/data/{name} --template {demo.TEMPLATES['sft']} "
+                    f"--max-new-tokens {demo.MAX_NEW_TOKENS} --out EVAL-{name.upper()}"
+                    for name in demo.SETS
                 ),
             ),
             {"seeds": seeds},
             lambda folder: measure_demo(folder, seeds=seeds, sizes=sizes.demo),
         ),
         "shortcut": Part(
-            (f"python -m benchmarks.grounded --seeds {repeats}",),
-            {"seeds": repeats},
-            lambda folder: bench_grounded(folder, seeds=repeats),
+            (f"python -m benchmarks.grounded --seeds {seeds}",),
+            {"seeds": seeds},
+            lambda folder: bench_grounded(folder, seeds=seeds),
         ),
         "audit": Part(
             (
@@ -266,7 +261,7 @@ def main(
         ),
     ] = None,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Training seeds of demo, and question sets of audit; shortcut uses at most 3.")
+        int, typer.Option(min=1, help="Training seeds of demo and shortcut, and question sets of audit.")
     ] = 5,
     page: Annotated[
         Path | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -46,16 +46,37 @@ def option_prior(
 
     Returns:
         For each item, 1 / (number of options that tie for the highest rate) if the correct option is among them,
-        otherwise 0. The rate of an option is (correct + 1/k) / (offered + 1) for an item with k options. The formula
-        adds one case that is correct at chance, so an option that was never offered in `fit` has the chance rate. Texts
-        that differ only in case, spaces or punctuation count as one option.
+        otherwise 0.
+    """
+    choices = favored_options(fit, items, leave_one_out=leave_one_out, tie=tie)
+    return [
+        1 / len(favored) if item.answer in favored else 0.0 for item, (favored, _) in zip(items, choices, strict=True)
+    ]
+
+
+def favored_options(
+    fit: Iterable[Choice], items: Iterable[Choice], *, leave_one_out: bool = False, tie: float = 0.0
+) -> Iterator[tuple[list[str], bool]]:
+    """Find the options that the option prior favors.
+
+    The rate of an option is (correct + 1/k) / (offered + 1) for an item with k options. The formula adds one case that
+    is correct at chance, so an option that was never offered in `fit` has the chance rate. Texts that differ only in
+    case, spaces or punctuation count as one option.
+
+    Args:
+        fit: Items from which the counts are taken.
+        items: Items to answer.
+        leave_one_out: As for `option_prior`.
+        tie: As for `option_prior`.
+
+    Yields:
+        For each item, the options that tie for the highest rate, and whether that rate is above chance.
     """
     offered: Counter[str] = Counter()
     right: Counter[str] = Counter()
     for item in fit:
         offered.update({option_key(option) for option in item.options})
         right[option_key(item.answer)] += 1
-    credit = []
     own = int(leave_one_out)
     for item in items:
         answer, rates, chance = option_key(item.answer), [], 1 / len(item.options)
@@ -63,13 +84,12 @@ def option_prior(
             hits, cases = right[option] - own * (option == answer), offered[option] - own + 1
             rates.append(((hits + chance) / cases, cases))
         best, most = max(rates)
-        winners = []
+        favored = []
         for option, (rate, cases) in zip(item.options, rates, strict=True):
             margin = tie * math.sqrt(chance * (1 - chance) * (1 / cases + 1 / most))
             if best - rate <= margin:
-                winners.append(option)
-        credit.append(1 / len(winners) if item.answer in winners else 0.0)
-    return credit
+                favored.append(option)
+        yield favored, best > chance
 
 
 @lru_cache(maxsize=4096)

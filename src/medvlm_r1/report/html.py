@@ -31,6 +31,7 @@ def render_report(
     notes: Sequence[str] = (),
     domains: Mapping[str, str] | None = None,
     paper: Mapping[str, Mapping[str, float]] | None = None,
+    tables: Sequence[tuple[str, str, Table]] = (),
     items: int | Sequence[str] = 6,
 ) -> Path:
     """Write the report. It works offline and needs no other file.
@@ -45,6 +46,7 @@ def render_report(
         notes: lines at the end of the page, such as the command that produced each number.
         domains: small print under a modality's name, such as {"MRI": "in domain"}.
         paper: published percentages by model and column (a modality or "Mean"), for a separate table.
+        tables: (heading, explanation, table) of further sections, which come first.
         items: ids of the items to show in full, or a number N. N items of the evaluations are shown, selected without
             regard to the answers, and N items of each audit, selected by their findings.
 
@@ -78,6 +80,7 @@ def render_report(
         lenient=_accuracy_table(evaluated, "lenient", domains or {}) if evaluated else None,
         differences=_differences(runs, evaluated),
         paper=_paper_table(paper or {}),
+        tables=tables,
         types=_type_table(evaluated),
         boxes=_box_table(evaluated),
         facts=_facts_table(evaluated) if evaluated else None,
@@ -130,13 +133,13 @@ def _accuracy_table(evaluated: Evaluated, key: str, domains: Mapping[str, str]) 
         chance = {name: value if name == "mean" else value["percent"] for name, value in results["chance"].items()}
         for name in chances.keys() & chance.keys():
             chances[name] |= {chance[name]} - {None}
-        cells = [_share_cell(shares.get(name), chance.get(name)) for name in modalities]
+        cells = [share_cell(shares.get(name), chance.get(name)) for name in modalities]
         mean, ends = shares["mean"], results[f"{key}_mean_ci95"]
         cells.append(
             Cell(percent(mean), (interval(ends),), (ends[0], mean, ends[1], chance["mean"])) if ends else Cell()
         )
         if key == "accuracy":
-            cells.append(_share_cell(results["well_formed"], None))
+            cells.append(share_cell(results["well_formed"], None))
         small = short(results["model"]) + (f", on {short(results['data'])}" if several_data else "")
         rows.append(Row(run, cells, "" if small == run else small, style))
     # Chance is shown if it is the same for all runs.
@@ -264,11 +267,12 @@ def _paper_table(rows: Mapping[str, Mapping[str, float]]) -> Table | None:
     return text_table(("Model", *columns), texts) if columns else None
 
 
-def _share_cell(share: Mapping[str, Any] | None, chance: float | None) -> Cell:
+def share_cell(share: Mapping[str, Any] | None, chance: float | None) -> Cell:
+    """The cell of a share: percent, interval, counts, and a bar with chance if it is given."""
     if share is None or not share["n"]:
         return Cell()
     low, high = share["ci95"]
-    small = (interval(share["ci95"]), f"{share['correct']} of {share['n']}")
+    small = (interval(share["ci95"]), f"{share['correct']:g} of {share['n']}")
     return Cell(percent(share["percent"]), small, (low, share["percent"], high, chance))
 
 
