@@ -16,7 +16,6 @@ from typing import Any
 WHOLE = (
     "audit/dataset/baselines.py",
     "audit/claims.py",
-    "audit/dataset/prior_source.py",
     "audit/measures.py",
     "audit/probe.py",
     "audit/probes/*.py",

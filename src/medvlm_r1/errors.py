@@ -8,7 +8,7 @@ RESEARCH_USE = "Research use only. Not a medical device."
 
 _EXTRAS = {
     "train": (
-        *("accelerate", "datasets", "huggingface_hub", "peft", "safetensors", "tensorboard", "tokenizers"),
+        *("accelerate", "datasets", "huggingface_hub", "peft", "psutil", "safetensors", "tensorboard", "tokenizers"),
         *("torch", "torchvision", "transformers", "trl"),
     ),
     "serve": ("fastapi", "gradio", "starlette", "uvicorn"),

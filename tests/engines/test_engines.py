@@ -278,7 +278,8 @@ def test_vllm_loads_the_written_models(launched, vllm_replies, tied_base, record
         policy = load_policy(model, dtype="float32", device="cpu")
         moved = 0.0
         for prompt, reply in zip(prompts, replies[model], strict=True):
-            assert logprobs(policy, prompt, reply["tokens"]) == pytest.approx(reply["logprobs"], abs=1e-3)
+            assert logprobs(policy, prompt, reply["tokens"]) == pytest.approx(reply["logprobs"], abs=1e-4)
             pairs = zip(logprobs(base, prompt, reply["tokens"]), reply["logprobs"], strict=True)
             moved = max(moved, *(abs(before - after) for before, after in pairs))
-        assert moved > 0.1
+        # Adapters move little in these few steps.
+        assert moved > 0.01

@@ -5,9 +5,10 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from medvlm_r1.data.image_facts import file_hash, image_facts
 from medvlm_r1.data.paths import explain_os_error, inside
@@ -39,26 +40,27 @@ def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[s
     path = Path(path)
     counts: Counter[str] = Counter()
     missing = 0
-    lines: dict[str, str] = {}
+    ids = set()
     with explain_os_error(f"{path}: cannot be written"):
         path.mkdir(parents=True, exist_ok=True)
-        for sample in samples:
-            if sample.id in lines:
-                raise UserError(f"{path / SAMPLES}: the id {sample.id!r} is used twice; make the ids unique")
-            counts[sample.modality] += 1
-            missing += sample.missing
-            try:
-                line = json.dumps(row_from_sample(sample), ensure_ascii=False, allow_nan=False) + "\n"
-                line.encode()
-            except (TypeError, ValueError, RecursionError) as error:
-                raise UserError(
-                    f"{path / SAMPLES}: sample {sample.id!r} cannot be written as JSON ({error})"
-                ) from error
-            lines[sample.id] = line
-        if not lines:
-            raise UserError(f"{path / SAMPLES}: there are no samples to write")
-        atomic_write(path / SAMPLES, "".join(lines.values()))
-        totals = {"samples": len(lines), "missing": missing, "by_modality": dict(sorted(counts.items()))}
+        with _replaced(path / SAMPLES) as stream:
+            for sample in samples:
+                if sample.id in ids:
+                    raise UserError(f"{path / SAMPLES}: the id {sample.id!r} is used twice; make the ids unique")
+                ids.add(sample.id)
+                counts[sample.modality] += 1
+                missing += sample.missing
+                try:
+                    line = json.dumps(row_from_sample(sample), ensure_ascii=False, allow_nan=False) + "\n"
+                    line.encode()
+                except (TypeError, ValueError, RecursionError) as error:
+                    raise UserError(
+                        f"{path / SAMPLES}: sample {sample.id!r} cannot be written as JSON ({error})"
+                    ) from error
+                stream.write(line)
+            if not ids:
+                raise UserError(f"{path / SAMPLES}: there are no samples to write")
+        totals = {"samples": len(ids), "missing": missing, "by_modality": dict(sorted(counts.items()))}
         described = {**info, "counts": {**info.get("counts", {}), **totals}}
         atomic_write(path / INFO, json.dumps(described, ensure_ascii=False, indent=2) + "\n")
 
@@ -195,3 +197,17 @@ def copy_images(
         if progress is not None:
             progress(done, len(copies))
     return absent
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[IO[str]]:
+    """Open a temporary file next to `path`. Rename it to `path` after a successful write; delete it otherwise."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            yield stream
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
