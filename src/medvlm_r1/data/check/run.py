@@ -15,7 +15,7 @@ from medvlm_r1.data.paths import telling_names
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.data.split import grouped, ties
 from medvlm_r1.data.subjects import count_file_names, unlike_subjects
-from medvlm_r1.errors import UsageError, UserError
+from medvlm_r1.errors import UsageError
 
 NEAR = 4
 _LONGEST_REASON = 300
@@ -98,9 +98,6 @@ def _counts(values: Iterable[Value]) -> dict[Value, int]:
 
 def _read_rows(path: Path, label: str) -> tuple[list[Sample], list[BadRow]]:
     """Read the usable rows of a data folder, and list the rows that `read_folder` would reject."""
-    file = path / SAMPLES
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; give a data folder, as 'medvlm-r1 data import' makes it")
     bad: list[BadRow] = []
 
     def add_bad(number: int, error: ValueError | str, row: dict[str, Any]) -> None:
@@ -110,7 +107,7 @@ def _read_rows(path: Path, label: str) -> tuple[list[Sample], list[BadRow]]:
             reason = reason[:_LONGEST_REASON] + " ..."
         bad.append(BadRow(file=f"{label}/{SAMPLES}", row=number, kind="answer" if no_option else "row", reason=reason))
 
-    return read_samples(file, add_bad), bad
+    return read_samples(path / SAMPLES, add_bad), bad
 
 
 def _image_uses(entries: Sequence[Entry]) -> list[Use]:
