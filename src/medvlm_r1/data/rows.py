@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
@@ -274,11 +275,10 @@ def _reason(error: Exception) -> str:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make a dictionary. A repeated key is an error, because either of its values could be meant."""
-    value: dict[str, Any] = {}
-    for key, child in pairs:
-        if key in value:
-            raise ValueError(f"key {key!r} is given twice")
-        value[key] = child
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"key {twice!r} is given twice")
     return value
 
 

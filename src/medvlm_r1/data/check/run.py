@@ -2,10 +2,10 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from medvlm_r1.data.check.findings import BadImage, BadRow, Check, Listed, Part, Place, Question, SharedSubject, Touched
 from medvlm_r1.data.check.pictures import MOST_DISTANCE, Fingerprint, Progress, Use, compare, examine, no_progress
@@ -21,8 +21,6 @@ NEAR = 4
 _LONGEST_REASON = 300
 _TRAIN, _EVAL = "data.train", "data.eval"
 Info = Mapping[str, Any]
-Refuses = Callable[[tuple[int, int]], str | None]
-Value = TypeVar("Value", int, str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +90,7 @@ def _parts(path: Path, label: str, entries: Sequence[Entry], *, reference: bool)
     ]
 
 
-def _counts(values: Iterable[Value]) -> dict[Value, int]:
+def _counts(values: Iterable[Any]) -> dict[Any, int]:
     return dict(sorted(Counter(values).items()))
 
 
@@ -132,7 +130,7 @@ def plain(text: str) -> str:
     return words.rstrip(" .?!:") or words
 
 
-def _find_repeated(entries: Sequence[Entry], prints: Mapping[Path, Fingerprint]) -> list[Question]:
+def _find_repeated(entries: Sequence[Entry], prints: Mapping[Path, Fingerprint]) -> Iterator[Question]:
     """Find questions that occur several times with the same images and the same options in any order."""
     groups: dict[Hashable, list[Entry]] = {}
     for entry in entries:
@@ -142,20 +140,17 @@ def _find_repeated(entries: Sequence[Entry], prints: Mapping[Path, Fingerprint])
             images = tuple(prints[file].pixels if file in prints else (name,) for name, file in files)
             options = tuple(sorted(map(plain, sample.options)))
             groups.setdefault((images, plain(sample.question), options), []).append(entry)
-    questions = []
     for group in groups.values():
         if len(group) > 1 and not all(entry.reference for entry in group):
             answers: dict[str, str] = {}
             for entry in group:
                 answers.setdefault(plain(entry.sample.answer), entry.sample.answer)
-            question = Question(
+            yield Question(
                 places=Listed.of([entry.place for entry in group]),
                 parts=tuple(dict.fromkeys(entry.part for entry in group)),
                 question=group[0].sample.question,
                 answers=tuple(answers.values()),
             )
-            questions.append(question)
-    return questions
 
 
 def _find_shared_subjects(entries: Sequence[Entry]) -> tuple[list[SharedSubject], set[int]]:
@@ -208,7 +203,7 @@ def check_folders(
     against: Sequence[str | Path] = (),
     near: int = NEAR,
     allow_near: bool = False,
-    refuses: Refuses | None = None,
+    refuses: Callable[[tuple[int, int]], str | None] | None = None,
     progress: Progress = no_progress,
 ) -> Check:
     """Check data folders individually and against each other.
@@ -258,11 +253,17 @@ def check_folders(
     checked = {part.name for part in parts if not part.reference}
     sharing, near_parts = compare(uses, prints, checked, near=near, progress=progress)
     shared_subjects, subjects = _find_shared_subjects(entries)
-    questions = _find_repeated(entries, prints)
+    questions = list(_find_repeated(entries, prints))
     repeated = [question for question in questions if len(question.answers) == 1]
     missing = [first[file] for file, result in results.items() if result is None]
     unnamed = [entry.place for entry in entries if entry.sample.unnamed_image]
     unreadable = [BadImage(first[file], result) for file, result in results.items() if isinstance(result, str)]
+    # An image is listed once for each part that uses it.
+    unfit = [
+        BadImage(use.place, f"{' x '.join(map(str, prints[use.file].size))} pixels: {reason}")
+        for use in uses
+        if refuses and use.file in prints and (reason := refuses(prints[use.file].size))
+    ]
     return Check(
         parts=tuple(parts),
         images=len(results),
@@ -270,7 +271,7 @@ def check_folders(
         answers_not_options=sum(row.kind == "answer" for row in bad),
         missing=Listed.of([*missing, *unnamed]),
         unreadable=Listed.of(unreadable),
-        unfit=Listed.of(_unfit(uses, prints, refuses) if refuses else []),
+        unfit=Listed.of(unfit),
         contradictory=Listed.of([question for question in questions if len(question.answers) > 1]),
         repeated_between=Listed.of([question for question in repeated if len(question.parts) > 1]),
         repeated_within=Listed.of([question for question in repeated if len(question.parts) == 1]),
@@ -282,15 +283,6 @@ def check_folders(
         near_distance=near,
         allow_near=allow_near,
     )
-
-
-def _unfit(uses: Sequence[Use], prints: Mapping[Path, Fingerprint], refuses: Refuses) -> list[BadImage]:
-    """List the images that a model cannot process, once for each part that uses them."""
-    sizes = [(use.place, prints[use.file].size) for use in uses if use.file in prints]
-    reasons = [(place, size, refuses(size)) for place, size in sizes]
-    return [
-        BadImage(place, f"{width} x {height} pixels: {reason}") for place, (width, height), reason in reasons if reason
-    ]
 
 
 def warn_of_overlap(
