@@ -326,11 +326,11 @@ def split_folder(
         for name, part in split.parts.items()
     }
     reports = {}
-    for folder, written in write_subsets(source, subsets, progress).items():
+    for name, (folder, written) in zip(split.parts, write_subsets(source, subsets, progress).items(), strict=True):
         strata = Counter(", ".join(filter(None, (s.modality, s.question_type))) for s in written)
-        reports[folder.name] = PartReport(
+        reports[name] = PartReport(
             folder=str(folder),
-            wanted=split.wanted[folder.name],
+            wanted=split.wanted[name],
             samples=len(written),
             missing=sum(sample.missing for sample in written),
             subjects=len({sample.subject for sample in written if sample.subject}),

@@ -1,4 +1,4 @@
-"""What the readers share: find the files of a source, and read and check the fields of a row.
+"""Helpers of the readers: find the files of a source, and read and check the fields of a row.
 
 Fields are texts, images, options with their letters, and answers in any form. Error messages name the field; the caller
 adds file and row.
