@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from filelock import FileLock, Timeout
 
@@ -50,18 +51,30 @@ def sync_tree(folder: Path) -> None:
     sync(folder)
 
 
-def atomic_write(file: Path, text: str) -> None:
-    """Write a text file atomically. Even after a crash, the file has either the old or the new content."""
+@contextmanager
+def atomic_open(file: Path) -> Iterator[IO[str]]:
+    """Open a text file for atomic writing. Even after a crash, it has either the old or the new content.
+
+    Yields:
+        A temporary file next to it. If the block raises an exception, it is deleted and the old content remains.
+    """
     temporary = file.with_name(file.name + ".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            yield stream
         sync(temporary)
         temporary.replace(file)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
     sync(file.parent)
+
+
+def atomic_write(file: Path, text: str) -> None:
+    """Write a text file atomically; see `atomic_open`."""
+    with atomic_open(file) as stream:
+        stream.write(text)
 
 
 @contextmanager

@@ -160,7 +160,7 @@ def data_import(
         from medvlm_r1.data.importing.importer import chosen_modalities
         from medvlm_r1.data.importing.registry import READERS
         from medvlm_r1.data.names import did_you_mean
-        from medvlm_r1.data.readers.columns import parse_columns
+        from medvlm_r1.data.readers.own import parse_columns
 
         if format not in READERS:
             raise UsageError(

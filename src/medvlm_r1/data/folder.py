@@ -5,16 +5,16 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from medvlm_r1.data.image_facts import file_hash, image_facts
 from medvlm_r1.data.paths import explain_os_error, inside
 from medvlm_r1.data.rows import BadRows, read_json_lines
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
-from medvlm_r1.disk import atomic_write
+from medvlm_r1.disk import atomic_open, atomic_write
 from medvlm_r1.errors import UserError
 
 SAMPLES = "samples.jsonl"
@@ -43,7 +43,7 @@ def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[s
     ids = set()
     with explain_os_error(f"{path}: cannot be written"):
         path.mkdir(parents=True, exist_ok=True)
-        with _replaced(path / SAMPLES) as stream:
+        with atomic_open(path / SAMPLES) as stream:
             for sample in samples:
                 if sample.id in ids:
                     raise UserError(f"{path / SAMPLES}: the id {sample.id!r} is used twice; make the ids unique")
@@ -91,11 +91,6 @@ def read_folder(path: str | Path) -> list[Sample]:
             path that leaves the folder. The message names the file and at most twenty different faults.
     """
     file = Path(path) / SAMPLES
-    if not file.is_file():
-        raise UserError(
-            f"{file}: no such file; a data folder holds {SAMPLES} and {IMAGES}/, "
-            "make one with 'medvlm-r1 data import FORMAT SOURCE --out DIR'"
-        )
     bad = BadRows()
     samples = read_samples(file, lambda number, error, _: bad.add(file, number, error))
     if bad.count:
@@ -112,7 +107,15 @@ def read_samples(file: Path, on_bad: Callable[[int, ValueError | str, dict[str, 
         file: The file.
         on_bad: Called with the row number, the fault and the content of every unusable row. The content is empty if the
             row is malformed or repeats an id.
+
+    Raises:
+        UserError: There is no such file, or it cannot be read.
     """
+    if not file.is_file():
+        raise UserError(
+            f"{file}: no such file; a data folder holds {SAMPLES} and {IMAGES}/, "
+            "make one with 'medvlm-r1 data import FORMAT SOURCE --out DIR'"
+        )
     samples: list[Sample] = []
     first_rows: dict[str, int] = {}
     for number, row in read_json_lines(file, on_bad=lambda number, reason: on_bad(number, reason, {})):
@@ -166,28 +169,33 @@ def folder_hash(path: str | Path) -> str:
     return total.hexdigest()
 
 
-def copy_images(
-    source: str | Path, copies: Sequence[tuple[str, Path]], progress: Callable[[int, int], None] | None = None
-) -> set[str]:
-    """Copy images from one data folder to others, under the same names.
+def write_subsets(
+    source: str | Path,
+    subsets: Mapping[Path, tuple[Sequence[Sample], Mapping[str, Any]]],
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[Path, list[Sample]]:
+    """Write samples of a data folder, with their images, to data folders of their own.
+
+    All images are copied before the first `samples.jsonl` is written, so the same call after an interruption succeeds.
 
     Args:
         source: The data folder that contains the images.
-        copies: Pairs of the relative path of an image, such as `images/x.png`, and the data folder to copy it to.
+        subsets: Samples, and facts for `info.json`, by the folder to write. Counts of the source are left out.
         progress: Called with (images done, total number of images).
 
     Returns:
-        Names of the images that do not exist.
+        The samples as written, by folder. `missing` of a sample is set if one of its images does not exist.
 
     Raises:
         UserError: A path leads out of its folder, or writing fails. The source paths are checked before anything is
             copied.
     """
+    copies = dict.fromkeys((image, out) for out, (samples, _) in subsets.items() for s in samples for image in s.images)
     for name, _ in copies:
         inside(source, name)
     absent = set()
-    for done, (name, target) in enumerate(copies, start=1):
-        file, copy = inside(source, name), inside(target, name)
+    for done, (name, out) in enumerate(copies, start=1):
+        file, copy = inside(source, name), inside(out, name)
         if os.path.isfile(file):
             with explain_os_error(f"{file}: cannot be copied to {copy}"):
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -196,18 +204,8 @@ def copy_images(
             absent.add(name)
         if progress is not None:
             progress(done, len(copies))
-    return absent
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[IO[str]]:
-    """Open a temporary file next to `path`. Rename it to `path` after a successful write; delete it otherwise."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-            yield stream
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    written = {}
+    for out, (samples, info) in subsets.items():
+        written[out] = [replace(s, missing=s.unnamed_image or not absent.isdisjoint(s.images)) for s in samples]
+        write_folder(out, written[out], info={name: fact for name, fact in info.items() if name != "counts"})
+    return written

@@ -8,14 +8,15 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from medvlm_r1.data.paths import explain_os_error
-from medvlm_r1.disk import exclusive_lock, sync
+from medvlm_r1.disk import atomic_open, exclusive_lock
 from medvlm_r1.errors import UserError
 
 MAX_ROW = 16 * 2**20
@@ -47,7 +48,9 @@ def read_json_lines(
     Raises:
         UserError: The file cannot be read, or a line is not a JSON object, not UTF-8, or longer than 16 MiB.
     """
-    with _opened(path, "rb") as stream:
+    with explain_os_error(f"{path}: cannot be read", "give the path of a JSON file"):
+        lines = path.open("rb")
+    with lines as stream:
         number = 0
         while line := stream.readline(MAX_ROW + 1):
             number += 1
@@ -104,17 +107,14 @@ def drop_rows_after(path: Path, step: int) -> None:
     """
     if not path.is_file():
         return
-    temporary = path.with_name(path.name + ".tmp")
-    with path.open("rb") as source, temporary.open("wb") as target:
+    with path.open("rb") as source, atomic_open(path) as target:
         for line in source:
             try:
                 row = json.loads(line)
             except ValueError:
                 continue
             if line.endswith(b"\n") and row["step"] <= step:
-                target.write(line)
-    sync(temporary)
-    temporary.replace(path)
+                target.write(line.decode())
 
 
 class AppendOnlyFile:
@@ -168,9 +168,9 @@ def read_json_array(path: Path, *, on_bad: OnBad | None = None) -> Iterator[tupl
     Raises:
         UserError: The file cannot be read, is not an array of objects, is malformed or cut short, or is not UTF-8.
     """
-    with _opened(path, "r") as stream:
+    with explain_os_error(f"{path}: cannot be read", "give the path of a JSON file"):
         try:
-            text = stream.read()
+            text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
 
@@ -263,14 +263,6 @@ class BadRows:
         return UserError("\n  ".join([rows, *lines]) + f"\n{advice}")
 
 
-@contextmanager
-def _opened(path: Path, mode: str) -> Iterator[IO[Any]]:
-    with explain_os_error(f"{path}: cannot be read", "give the path of a JSON file"):
-        stream = path.open(mode, encoding=None if "b" in mode else "utf-8-sig")
-    with stream:
-        yield stream
-
-
 def _reject(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
 
@@ -283,11 +275,10 @@ def _reason(error: Exception) -> str:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make a dictionary. A repeated key is an error, because either of its values could be meant."""
-    value: dict[str, Any] = {}
-    for key, child in pairs:
-        if key in value:
-            raise ValueError(f"key {key!r} is given twice")
-        value[key] = child
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"key {twice!r} is given twice")
     return value
 
 

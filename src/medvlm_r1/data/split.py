@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from scipy.cluster.hierarchy import DisjointSet
 
-from medvlm_r1.data.folder import SAMPLES, copy_images, folder_hash, read_folder, read_info, write_folder
+from medvlm_r1.data.folder import SAMPLES, folder_hash, read_folder, read_info, write_subsets
 from medvlm_r1.data.modality import modality_name
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.sample import Sample
@@ -310,9 +310,7 @@ def split_folder(
     wanted = {"modality": list(modalities), "question_type": list(question_types)}
     samples = _choose(source, read_folder(source), wanted)
     split = split_samples(samples, wishes, by=by, seed=seed)
-    # The counts of the source do not apply to a part.
-    described = {"name": source.resolve().name} | read_info(source)
-    described.pop("counts", None)
+    info = {"name": source.resolve().name} | read_info(source)
     history = {
         "of": source.resolve().name,
         "folder_hash": folder_hash(source),
@@ -323,18 +321,15 @@ def split_folder(
         "samples": len(samples),
         "clusters": split.clusters,
     }
-    copies = {(image, out / name): None for name, part in split.parts.items() for s in part for image in s.images}
-    absent = copy_images(source, list(copies), progress)
+    subsets = {
+        out / name: ([replace(s, split=name) for s in part], {**info, "split": {"part": name, **history}})
+        for name, part in split.parts.items()
+    }
     reports = {}
-    # All images are copied before the first samples.jsonl is written, so an interrupted split can be started again.
-    for name, part in split.parts.items():
-        written = [
-            replace(s, split=name, missing=s.unnamed_image or any(image in absent for image in s.images)) for s in part
-        ]
-        write_folder(out / name, written, info={**described, "split": {"part": name, **history}})
+    for name, (folder, written) in zip(split.parts, write_subsets(source, subsets, progress).items(), strict=True):
         strata = Counter(", ".join(filter(None, (s.modality, s.question_type))) for s in written)
         reports[name] = PartReport(
-            folder=str(out / name),
+            folder=str(folder),
             wanted=split.wanted[name],
             samples=len(written),
             missing=sum(sample.missing for sample in written),
@@ -347,7 +342,7 @@ def split_folder(
         clusters=split.clusters,
         largest_cluster=split.largest_cluster,
         old_splits=sorted({sample.split for sample in samples if sample.split}),
-        file_name_subjects=count_file_names(samples, described),
+        file_name_subjects=count_file_names(samples, info),
     )
 
 

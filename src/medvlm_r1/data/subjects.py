@@ -17,7 +17,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.data.images.files import LengthCheckedReader, silence_logging
+from medvlm_r1.data.images.files import GZIP, LengthCheckedReader, silence_logging
 from medvlm_r1.data.paths import explain_os_error
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
@@ -39,7 +39,6 @@ _LEVELS = tuple(
 _AMBIGUOUS = re.compile(r"study|exam|examination|encounter|visit|series|scan|stack|(patient|subject|participant)s?name")
 _NOT_GIVEN = frozenset(("", "nan", "none", "null", "n/a", "na"))
 
-_GZIP = b"\x1f\x8b"
 _IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
 _SALT_BYTES = 32
 _FEWEST_SALT_BYTES = 16
@@ -77,10 +76,9 @@ def subject_column(row: Mapping[str, Any]) -> tuple[str, str]:
         text = str(value).strip()
         if text.lower() not in _NOT_GIVEN:
             named.append((level, column, text))
-    ambiguous = [column for column in row if _AMBIGUOUS.fullmatch(_bare(column))]
-    if not named and ambiguous:
+    if not named and (ambiguous := next((column for column in row if _AMBIGUOUS.fullmatch(_bare(column))), None)):
         raise ValueError(
-            f"column {ambiguous[0]!r} may identify patients or describe them; if it identifies them, name it "
+            f"column {ambiguous!r} may identify patients or describe them; if it identifies them, name it "
             "'subject' (a pseudonym, not a name), otherwise name it 'note'"
         )
     if not named:
@@ -245,7 +243,7 @@ def _identifiers(file: Path) -> dict[str, str]:
 
     with silence_logging():
         try:
-            with LengthCheckedReader(file) as raw, gzip.open(raw) if raw.peek(2).startswith(_GZIP) else raw as stream:
+            with LengthCheckedReader(file) as raw, gzip.open(raw) if raw.peek(2).startswith(GZIP) else raw as stream:
                 header = dcmread(stream, stop_before_pixels=True, specific_tags=list(_IDENTIFIERS), force=True)
             return {keyword: str(header.get(keyword) or "").strip(" \0") for keyword in _IDENTIFIERS}
         # pydicom's messages quote the header, so they are dropped. A damaged identifier counts as absent.

@@ -1,13 +1,13 @@
 """Clean set: a copy of a data set without the questions that blind baselines solve."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medvlm_r1.audit.dataset.audit import DataAudit, audit_data
 from medvlm_r1.audit.dataset.baselines import BASELINES, CHANCE
-from medvlm_r1.data.folder import copy_images, read_info, write_folder
+from medvlm_r1.data.folder import read_info, write_subsets
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError, UserError
@@ -89,12 +89,8 @@ def write_clean(
             f"and {out} was not written. Leave out those of fewer baselines with --clean-of"
         )
     names = order_modalities(sample.modality for sample in samples)
-    images = sorted({image for sample in rest for image in sample.images})
-    absent = copy_images(source, [(image, out) for image in images], progress)
-    rest = [replace(sample, missing=sample.unnamed_image or not absent.isdisjoint(sample.images)) for sample in rest]
-    info = {key: value for key, value in read_info(source).items() if key != "counts"}
-    info["clean"] = {"of": source.resolve().name, "without_solved_by": list(chosen), "removed": len(solved)}
-    write_folder(out, rest, info=info)
+    clean = {"of": source.resolve().name, "without_solved_by": list(chosen), "removed": len(solved)}
+    rest = write_subsets(source, {out: (rest, read_info(source) | {"clean": clean})}, progress)[out]
     return CleanSet(
         folder=out,
         baselines=chosen,

@@ -5,9 +5,12 @@ All findings are counted. For each type, only the first `LISTED` are stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
+
+from jinja2 import Environment, StrictUndefined
 
 from medvlm_r1.data.subjects import file_names_warning
 from medvlm_r1.errors import RESEARCH_USE
@@ -276,6 +279,12 @@ class Check:
         return [*(self._near() if self.allow_near else []), *notes]
 
     @property
+    def warnings(self) -> list[str]:
+        """Reasons why shared patients may be missed."""
+        names = [file_names_warning(self.file_name_subjects)] if self.file_name_subjects else []
+        return [*names, *([f"Warning: {self.unlike_subjects}"] if self.unlike_subjects else [])]
+
+    @property
     def only_near(self) -> bool:
         """Whether near-duplicate images are the only problem. A person must review those."""
         return bool(self.problems) and self.problems == self._near()
@@ -309,67 +318,8 @@ def _phrases(*counts: tuple[int, str, str]) -> list[str]:
     return [f"{number} {noun}{'' if number == 1 else 's'} {what}" for number, noun, what in counts if number]
 
 
-_EXAMPLES = 5
-
-
 def check_lines(check: Check) -> list[str]:
     """Format a check for a terminal: what was checked, examples of each problem, and the verdict."""
-    lines = [_part(part) for part in check.parts]
-    sections: tuple[tuple[str, Listed[Any], Callable[[Any], str]], ...] = (
-        ("Rows", check.bad_rows, lambda row: f"{row.file}, row {row.row}: {row.reason}"),
-        ("Missing images", check.missing, _place),
-        ("Images that cannot be shown", check.unreadable, lambda bad: f"{_place(bad.place)}: {bad.reason}"),
-        ("Images that the model cannot process", check.unfit, lambda bad: f"{_place(bad.place)}: {bad.reason}"),
-        ("Contradictory answers", check.contradictory, _question),
-        ("The same image", check.sharing.copies_between, lambda copies: _places(copies.places)),
-        ("Near-duplicate images in two parts", check.sharing.near_between, _near_pair),
-        ("The same subject", check.shared_subjects, lambda shared: _places(Listed.of(shared.places))),
-        ("The same question", check.repeated_between, _question),
-    )
-    for title, listed, text in sections:
-        if listed.count:
-            lines += [f"{title}:", *(f"  {text(item)}" for item in listed.items[:_EXAMPLES])]
-        if listed.count > _EXAMPLES:
-            lines.append(f"  ... and {listed.count - _EXAMPLES} more")
-    if check.touched:
-        lines.append("Questions that share something with another part:")
-    lines += [
-        f"  {part.part}: {part.any} of {part.samples} (the same image {part.picture}, a near-duplicate "
-        f"{part.near}, the same subject {part.subject})"
-        for part in check.touched
-    ]
-    if check.file_name_subjects:
-        lines.append(file_names_warning(check.file_name_subjects))
-    if check.unlike_subjects:
-        lines.append(f"Warning: {check.unlike_subjects}")
-    if check.notes:
-        lines.append(f"Notes: {'; '.join(check.notes)}.")
-    return [*lines, check.verdict]
-
-
-def _part(part: Part) -> str:
-    options = [f"{count} with {number} options" for number, count in part.options.items()]
-    options += [f"{part.open_questions} open"] if part.open_questions else []
-    modalities = ", ".join(f"{name} {count}" for name, count in part.modalities.items())
-    reference = " (for comparison only)" if part.reference else ""
-    described = "; ".join(text for text in (modalities, ", ".join(options)) if text)
-    return f"{part.name}{reference}: {part.samples} samples, {part.images} images. {described}".rstrip(". ") + "."
-
-
-def _near_pair(pair: NearPair) -> str:
-    flip = f", the second {pair.flip}" if pair.flip else ""
-    return f"{_place(pair.a)} and {_place(pair.b)} differ in {pair.distance} of 64 bits{flip}"
-
-
-def _question(question: Question) -> str:
-    answers = f" answered {' / '.join(question.answers)}" if len(question.answers) > 1 else ""
-    return f"{question.question!r}{answers}: {_places(question.places)}"
-
-
-def _places(places: Listed[Place]) -> str:
-    more = f", and {places.count - _EXAMPLES} more" if places.count > _EXAMPLES else ""
-    return ", ".join(map(_place, places.items[:_EXAMPLES])) + more
-
-
-def _place(place: Place) -> str:
-    return f"{place.part} {place.sample}" + (f" (image {place.number})" if place.number else "")
+    template = Path(__file__).with_name("report.txt").read_text(encoding="utf-8")
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template).render(check=check).split("\n")

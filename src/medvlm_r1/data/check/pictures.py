@@ -51,18 +51,16 @@ class Fingerprint:
 
     Attributes:
         pixels: SHA-256 of the size and the RGB values, in hexadecimal. It does not depend on the file format.
-        near: 64-bit perceptual hash. None if the image has too little contrast: reduced to 32 x 32 pixels, it spans
-            fewer than 4 of 255 gray levels.
-        flipped: Perceptual hash of the image after each transformation in `FLIPS`; empty if `near` is None.
+        hashes: 64-bit perceptual hashes of the image, and of the image after each transformation in `FLIPS`. Empty if
+            the image has too little contrast: reduced to 32 x 32 pixels, it spans fewer than 4 of 255 gray levels.
         blank: Whether all pixels are equal.
         size: Width and height in pixels.
     """
 
     pixels: str
-    near: int | None
+    hashes: tuple[int, ...]
     blank: bool
     size: tuple[int, int]
-    flipped: tuple[int, ...] = ()
 
 
 def fingerprint(image: Image.Image) -> Fingerprint:
@@ -71,11 +69,8 @@ def fingerprint(image: Image.Image) -> Fingerprint:
     digest.update(image.tobytes())
     # phash would otherwise do this conversion for each flip.
     small = image.convert("L").resize((_REDUCED, _REDUCED), Image.Resampling.LANCZOS)
-    darkest, brightest = np.asarray(small).min(), np.asarray(small).max()
-    near, flipped = None, []
-    if int(brightest) - int(darkest) >= _LEAST_CONTRAST:
-        near, *flipped = [_phash(view) for view in (small, *map(small.transpose, FLIPS.values()))]
-    return Fingerprint(digest.hexdigest(), near, image.getcolors(1) is not None, image.size, tuple(flipped))
+    views = (small, *map(small.transpose, FLIPS.values())) if np.ptp(np.asarray(small)) >= _LEAST_CONTRAST else ()
+    return Fingerprint(digest.hexdigest(), tuple(map(_phash, views)), image.getcolors(1) is not None, image.size)
 
 
 def _phash(image: Image.Image) -> int:
@@ -194,14 +189,13 @@ def compare(
         for print_, group in own
         if len(group) > 1 and not print_.blank
     ]
-    hashed = [(print_, group) for print_, group in groups if print_.near is not None]
+    hashed = [(print_, group) for print_, group in groups if print_.hashes]
     parts = [{use.place.part for use in group} for _, group in hashed]
     subjects = [set().union(*(use.subjects for use in group)) for _, group in hashed]
     near_parts: list[set[str]] = [set() for _ in hashed]
     counts: Counter[str] = Counter()
-    nearest: dict[str, list[tuple[int, int, int, int]]] = {"between": [], "subjects": [], "within": []}
-    rows = [(print_.near, *print_.flipped) for print_, _ in hashed]
-    hashes = np.array(rows, dtype=np.uint64).reshape(-1, 1 + len(FLIPS)).T.copy()
+    nearest: dict[str, list[tuple[int, int, int, int]]] = {"near_between": [], "near_subjects": [], "near_within": []}
+    hashes = np.array([print_.hashes for print_, _ in hashed], dtype=np.uint64).reshape(-1, 1 + len(FLIPS)).T.copy()
     for bits, a, b, flip in near_pairs(hashes, near, partial(progress, "near pairs")):
         near_parts[a] |= parts[b]
         near_parts[b] |= parts[a]
@@ -209,30 +203,28 @@ def compare(
         if both.isdisjoint(checked):
             continue
         differ = len(subjects[a]) == len(subjects[b]) == 1 and subjects[a] != subjects[b]
-        kind = "between" if len(both) > 1 else "subjects" if differ else "within"
+        kind = "near_between" if len(both) > 1 else "near_subjects" if differ else "near_within"
         counts[kind] += 1
         nearest[kind].append((bits, a, b, flip))
         if len(nearest[kind]) > 10 * LISTED:
             nearest[kind] = nsmallest(LISTED, nearest[kind])
-
-    def listed(kind: str) -> Listed[NearPair]:
-        pairs = nsmallest(LISTED, nearest[kind])
-        return Listed(counts[kind], tuple(_pair(hashed[a][1], hashed[b][1], bits, flip) for bits, a, b, flip in pairs))
-
+    near_duplicates = {
+        kind: Listed(counts[kind], tuple(_pair(hashed, *pair) for pair in nsmallest(LISTED, pairs)))
+        for kind, pairs in nearest.items()
+    }
     sharing = Sharing(
         blank=Listed.of([use.place for print_, group in own if print_.blank for use in group]),
-        faint=Listed.of([use.place for p, group in own if p.near is None and not p.blank for use in group]),
+        faint=Listed.of([use.place for p, group in own if not p.hashes and not p.blank for use in group]),
         copies_between=Listed.of([group for group in copies if len(group.parts) > 1]),
         copies_within=Listed.of([group for group in copies if len(group.parts) == 1]),
-        near_between=listed("between"),
-        near_subjects=listed("subjects"),
-        near_within=listed("within"),
+        **near_duplicates,
     )
     return sharing, {print_.pixels: names for (print_, _), names in zip(hashed, near_parts, strict=True)}
 
 
-def _pair(first: Sequence[Use], second: Sequence[Use], distance: int, flip: int) -> NearPair:
+def _pair(images: Sequence[tuple[Fingerprint, list[Use]]], distance: int, a: int, b: int, flip: int) -> NearPair:
     """Make a pair of near-duplicates, located in different parts if possible."""
+    (_, first), (_, second) = images[a], images[b]
     places = ((x.place, y.place) for x in first for y in second if x.place.part != y.place.part)
-    a, b = next(places, (first[0].place, second[0].place))
-    return NearPair(a=a, b=b, distance=distance, flip=("", *FLIPS)[flip])
+    place_a, place_b = next(places, (first[0].place, second[0].place))
+    return NearPair(a=place_a, b=place_b, distance=distance, flip=("", *FLIPS)[flip])

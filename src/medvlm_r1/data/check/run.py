@@ -2,10 +2,10 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from medvlm_r1.data.check.findings import BadImage, BadRow, Check, Listed, Part, Place, Question, SharedSubject, Touched
 from medvlm_r1.data.check.pictures import MOST_DISTANCE, Fingerprint, Progress, Use, compare, examine, no_progress
@@ -15,14 +15,12 @@ from medvlm_r1.data.paths import telling_names
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.data.split import grouped, ties
 from medvlm_r1.data.subjects import count_file_names, unlike_subjects
-from medvlm_r1.errors import UsageError, UserError
+from medvlm_r1.errors import UsageError
 
 NEAR = 4
 _LONGEST_REASON = 300
 _TRAIN, _EVAL = "data.train", "data.eval"
 Info = Mapping[str, Any]
-Refuses = Callable[[tuple[int, int]], str | None]
-Value = TypeVar("Value", int, str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,15 +90,12 @@ def _parts(path: Path, label: str, entries: Sequence[Entry], *, reference: bool)
     ]
 
 
-def _counts(values: Iterable[Value]) -> dict[Value, int]:
+def _counts(values: Iterable[Any]) -> dict[Any, int]:
     return dict(sorted(Counter(values).items()))
 
 
 def _read_rows(path: Path, label: str) -> tuple[list[Sample], list[BadRow]]:
     """Read the usable rows of a data folder, and list the rows that `read_folder` would reject."""
-    file = path / SAMPLES
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; give a data folder, as 'medvlm-r1 data import' makes it")
     bad: list[BadRow] = []
 
     def add_bad(number: int, error: ValueError | str, row: dict[str, Any]) -> None:
@@ -110,7 +105,7 @@ def _read_rows(path: Path, label: str) -> tuple[list[Sample], list[BadRow]]:
             reason = reason[:_LONGEST_REASON] + " ..."
         bad.append(BadRow(file=f"{label}/{SAMPLES}", row=number, kind="answer" if no_option else "row", reason=reason))
 
-    return read_samples(file, add_bad), bad
+    return read_samples(path / SAMPLES, add_bad), bad
 
 
 def _image_uses(entries: Sequence[Entry]) -> list[Use]:
@@ -135,7 +130,7 @@ def plain(text: str) -> str:
     return words.rstrip(" .?!:") or words
 
 
-def _find_repeated(entries: Sequence[Entry], prints: Mapping[Path, Fingerprint]) -> list[Question]:
+def _find_repeated(entries: Sequence[Entry], prints: Mapping[Path, Fingerprint]) -> Iterator[Question]:
     """Find questions that occur several times with the same images and the same options in any order."""
     groups: dict[Hashable, list[Entry]] = {}
     for entry in entries:
@@ -145,20 +140,17 @@ def _find_repeated(entries: Sequence[Entry], prints: Mapping[Path, Fingerprint])
             images = tuple(prints[file].pixels if file in prints else (name,) for name, file in files)
             options = tuple(sorted(map(plain, sample.options)))
             groups.setdefault((images, plain(sample.question), options), []).append(entry)
-    questions = []
     for group in groups.values():
         if len(group) > 1 and not all(entry.reference for entry in group):
             answers: dict[str, str] = {}
             for entry in group:
                 answers.setdefault(plain(entry.sample.answer), entry.sample.answer)
-            question = Question(
+            yield Question(
                 places=Listed.of([entry.place for entry in group]),
                 parts=tuple(dict.fromkeys(entry.part for entry in group)),
                 question=group[0].sample.question,
                 answers=tuple(answers.values()),
             )
-            questions.append(question)
-    return questions
 
 
 def _find_shared_subjects(entries: Sequence[Entry]) -> tuple[list[SharedSubject], set[int]]:
@@ -211,7 +203,7 @@ def check_folders(
     against: Sequence[str | Path] = (),
     near: int = NEAR,
     allow_near: bool = False,
-    refuses: Refuses | None = None,
+    refuses: Callable[[tuple[int, int]], str | None] | None = None,
     progress: Progress = no_progress,
 ) -> Check:
     """Check data folders individually and against each other.
@@ -261,11 +253,17 @@ def check_folders(
     checked = {part.name for part in parts if not part.reference}
     sharing, near_parts = compare(uses, prints, checked, near=near, progress=progress)
     shared_subjects, subjects = _find_shared_subjects(entries)
-    questions = _find_repeated(entries, prints)
+    questions = list(_find_repeated(entries, prints))
     repeated = [question for question in questions if len(question.answers) == 1]
     missing = [first[file] for file, result in results.items() if result is None]
     unnamed = [entry.place for entry in entries if entry.sample.unnamed_image]
     unreadable = [BadImage(first[file], result) for file, result in results.items() if isinstance(result, str)]
+    # An image is listed once for each part that uses it.
+    unfit = [
+        BadImage(use.place, f"{' x '.join(map(str, prints[use.file].size))} pixels: {reason}")
+        for use in uses
+        if refuses and use.file in prints and (reason := refuses(prints[use.file].size))
+    ]
     return Check(
         parts=tuple(parts),
         images=len(results),
@@ -273,7 +271,7 @@ def check_folders(
         answers_not_options=sum(row.kind == "answer" for row in bad),
         missing=Listed.of([*missing, *unnamed]),
         unreadable=Listed.of(unreadable),
-        unfit=Listed.of(_unfit(uses, prints, refuses) if refuses else []),
+        unfit=Listed.of(unfit),
         contradictory=Listed.of([question for question in questions if len(question.answers) > 1]),
         repeated_between=Listed.of([question for question in repeated if len(question.parts) > 1]),
         repeated_within=Listed.of([question for question in repeated if len(question.parts) == 1]),
@@ -285,15 +283,6 @@ def check_folders(
         near_distance=near,
         allow_near=allow_near,
     )
-
-
-def _unfit(uses: Sequence[Use], prints: Mapping[Path, Fingerprint], refuses: Refuses) -> list[BadImage]:
-    """List the images that a model cannot process, once for each part that uses them."""
-    sizes = [(use.place, prints[use.file].size) for use in uses if use.file in prints]
-    reasons = [(place, size, refuses(size)) for place, size in sizes]
-    return [
-        BadImage(place, f"{width} x {height} pixels: {reason}") for place, (width, height), reason in reasons if reason
-    ]
 
 
 def warn_of_overlap(

@@ -7,12 +7,11 @@ from tempfile import TemporaryDirectory
 
 from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.names import did_you_mean
-from medvlm_r1.data.readers.multiple_choice import MULTIPLE_CHOICE
-from medvlm_r1.data.readers.open_answers import OPEN_ANSWERS
 from medvlm_r1.data.readers.own import OWN_READERS
+from medvlm_r1.data.readers.public import PUBLIC_READERS
 from medvlm_r1.errors import UsageError
 
-READERS: dict[str, Importer] = {reader.name: reader for reader in (*MULTIPLE_CHOICE, *OPEN_ANSWERS)} | OWN_READERS
+READERS: dict[str, Importer] = {reader.name: reader for reader in PUBLIC_READERS} | OWN_READERS
 
 
 def find_reader(name: str) -> Importer:

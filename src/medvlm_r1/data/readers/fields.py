@@ -1,16 +1,89 @@
-"""Read and check the fields of a row: texts, images, options with their letters, and answers in any form.
+"""Helpers of the readers: find the files of a source, and read and check the fields of a row.
 
-Error messages name the field; the caller adds file and row.
+Fields are texts, images, options with their letters, and answers in any form. Error messages name the field; the caller
+adds file and row.
 """
 
 import base64
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
+from medvlm_r1.data.importing.draft import Part, Source
 from medvlm_r1.data.names import did_you_mean, folded
 from medvlm_r1.data.sample import LETTERS, MIN_OPTIONS
+from medvlm_r1.errors import UserError
+
+_SPLITS = {"train": "train", "test": "test"}
+_SPLITS |= dict.fromkeys(("val", "valid", "dev", "validate", "validation"), "validation")
+
+
+def one_file(source: Path, *names: str) -> Source:
+    """Find a source that is one file, or a folder that contains a file with one of the given names.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    file = next((file for file in (source, *(source / name for name in names)) if file.is_file()), None)
+    return Source(root=file.parent, parts=[Part(file=file)]) if file else no_source(source, *names)
+
+
+def find_files(source: Path, folders: Sequence[str], *choices: Sequence[str]) -> Source:
+    """Find a source that is one file, or a folder that contains files with the given names.
+
+    Args:
+        source: Path of the file or folder. Image names are relative to the folder.
+        folders: Subfolders that may contain the files. The first one that exists is searched, otherwise the folder
+            itself.
+        choices: Sets of file names, with wildcards. The first set with an existing file is used.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    if source.is_file():
+        return Source(root=source.parent, parts=_parts_of([source], source.parent))
+    base = next(base for base in (*(source / folder for folder in folders), source) if base.is_dir() or base == source)
+    for names in choices:
+        if files := [file for name in names for file in base.glob(name)]:
+            return Source(root=source, parts=_parts_of(files, base))
+    no_source(source, *("/".join(filter(None, (*folders[:1], name))) for names in choices for name in names))
+
+
+def _parts_of(files: Iterable[Path], base: Path) -> list[Part]:
+    """One part per file, in order of the paths; split and label come from the path below `base`."""
+    parts: dict[str, Part] = {}
+    for file in sorted(files):
+        name = file.relative_to(base).with_suffix("").as_posix()
+        label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        while label in parts:
+            label += "-2"
+        parts[label] = Part(file=file, split=_split_name(file), label=label)
+    return list(parts.values())
+
+
+def find_tables(source: Path) -> Source | None:
+    """Find the tables of a data set in the layout of the Hugging Face hub or `datasets.save_to_disk`; None if none."""
+    if source.suffix.lower() in (".parquet", ".arrow") and source.is_file():
+        return Source(root=source.parent, parts=[Part(file=source, split=_split_name(source))])
+    files = [file for suffix in ("parquet", "arrow") for file in source.rglob(f"*.{suffix}")]
+    tables = _parts_of([file for file in files if not file.name.startswith("cache-")], source)
+    return Source(root=source, parts=tables) if tables else None
+
+
+def _split_name(file: Path) -> str:
+    """Split named by the first or last word of the file name or by the folder; empty if there is none."""
+    words = re.split(r"[^a-z]+", file.stem.lower())
+    return next((_SPLITS[word] for word in (words[0], words[-1], file.parent.name.lower()) if word in _SPLITS), "")
+
+
+def no_source(source: Path, *wanted: str) -> NoReturn:
+    """Raise the error for a source that does not exist or contains no file of the format."""
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder; give the place of what was downloaded")
+    raise UserError(f"{source}: holds none of {', '.join(wanted)}; give the folder as it was downloaded, or the file")
+
 
 # A file name of this length contains a dot, which base64 does not.
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{100,}={0,2}\s*")
@@ -161,16 +234,22 @@ def right_option(answer: str, options: Sequence[str], *, letter_first: bool = Fa
     Raises:
         ValueError: The answer names no option, or its letter and its text name different options.
     """
-    if answer in options and not letter_first:
-        return answer
-    lettered = list(zip(LETTERS, options, strict=False))
-    named = {option for letter, option in lettered if letter == answer_letter(answer)}
-    if not (letter_first and named):
-        named |= {o for letter, o in lettered if folded(o) in (folded(answer), folded(without_letter(answer, letter)))}
+    named = named_options(answer, options, letter_first=letter_first)
     if len(named) == 1:
         return named.pop()
     what = "names several of the options" if named else "is neither the text nor the letter of one of the options"
     raise ValueError(f"answer {answer!r} {what} {list(options)}")
+
+
+def named_options(answer: str, options: Sequence[str], *, letter_first: bool = False) -> set[str]:
+    """Find all options that an answer may name; see `right_option`."""
+    if answer in options and not letter_first:
+        return {answer}
+    lettered = list(zip(LETTERS, options, strict=False))
+    named = {option for letter, option in lettered if letter == answer_letter(answer)}
+    if not (letter_first and named):
+        named |= {o for letter, o in lettered if folded(o) in (folded(answer), folded(without_letter(answer, letter)))}
+    return named
 
 
 def numbered_option(answer: str, options: Sequence[str], first: int | None) -> str | None:

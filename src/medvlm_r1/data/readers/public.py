@@ -1,4 +1,6 @@
-"""Readers of data sets with options: HuatuoGPT-Vision, Med-R1, OmniMedVQA and PMC-VQA.
+"""Readers of published data sets.
+
+Data sets with options: HuatuoGPT-Vision, Med-R1, OmniMedVQA and PMC-VQA.
 
 **huatuo** is the data set on which MedVLM-R1 was trained and tested. It is one JSON array of `{"question", "image":
 ["images/x.png"], "options", "answer", "dataset", "subset"}`. The 900 test questions that MedVLM-R1 (arXiv 2502.19634)
@@ -18,17 +20,32 @@ images of the restricted part are not distributed. Its samples have `missing` se
 `Figure_path, Question, Answer, Choice A, ..., Choice D, Answer_label`. The second has `index, Figure_path, Caption,
 Question, Choice A, ..., Choice D, Answer, split`. The choices start with their letter (` A:text `). `Answer` is a text
 in the first version and a letter in the second. No column names the modality.
+
+Data sets with written answers: SLAKE, VQA-RAD and PathVQA.
+
+**slake** (arXiv 2102.09542) consists of `train.json`, `validation.json`, `test.json` and `imgs/`, in English and
+Chinese. A row is `{"img_id", "img_name": "xmlab102/source.jpg", "question", "answer", "q_lang", "location", "modality",
+"answer_type", "base_type", "content_type", "triple", "qid"}`.
+
+**vqa-rad** is the original `VQA_RAD Dataset Public.json`, or the tables of the Hugging Face hub. A row of the original
+is `{"qid", "image_name", "image_organ", "answer", "answer_type", "question_type", "question", "phrase_type", ...}`. The
+images are in `VQA_RAD Image Folder`, and the test rows are those whose `phrase_type` begins with `test`. A row of the
+hub is `{"image": {"bytes", "path"}, "question", "answer"}`. Neither names the modality.
+
+**path-vqa** is read from the tables of the hub, whose rows have the same form. The images are micrographs and
+photographs of specimens, and the data set does not distinguish the two.
 """
 
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from medvlm_r1.data.importing.draft import Draft, Part, Row, Source
 from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import UNKNOWN, known_modality, modality_name
 from medvlm_r1.data.readers import fields
-from medvlm_r1.data.readers.layout import find_files, one_file
+from medvlm_r1.data.readers.closed import closed_options
 from medvlm_r1.data.sample import LETTERS
 
 _RESTRICTED = "Restricted-access"
@@ -61,7 +78,7 @@ def _huatuo_draft(row: Row, part: Part) -> Draft:
 def _find_med_r1(source: Path) -> Source:
     # The split by modality is used, because the split by question type contains the same rows again.
     names = ("*.json",) if source.name in ("train", "test") else ("train/*.json", "test/*.json")
-    files = find_files(source, ("Splits/modality", "modality"), names)
+    files = fields.find_files(source, ("Splits/modality", "modality"), names)
     root = next((up.parent for up in (source, *source.parents) if up.name == "Splits"), files.root)
     return replace(files, root=root)
 
@@ -88,7 +105,7 @@ def _topic(part: Part) -> str:
 
 
 def _find_omnimedvqa(source: Path) -> Source:
-    files = find_files(source, ("QA_information",), ("Open-access/*.json", f"{_RESTRICTED}/*.json"))
+    files = fields.find_files(source, ("QA_information",), ("Open-access/*.json", f"{_RESTRICTED}/*.json"))
     # If the source is a file or subfolder of the data set, the images of the whole data set are used.
     return replace(files, root=next((up for up in (source, *source.parents) if (up / "Images").is_dir()), files.root))
 
@@ -133,12 +150,55 @@ def _pmc_vqa_draft(row: Row, part: Part) -> Draft:
     )
 
 
-MULTIPLE_CHOICE = (
+_SLAKE_FIELDS = ("qid", "location", "answer_type", "base_type", "content_type", "triple")
+_VQA_RAD_FIELDS = ("qid", "image_organ", "question_type", "phrase_type", "answer_type")
+
+
+def _draft(row: Row, image: str | bytes, record: dict[str, Any], *, closed: bool = False, split: str = "") -> Draft:
+    """Make the draft of a question, with options if the answer is yes or no or one of two words in the question."""
+    question, given = fields.words(row, "question"), fields.words(row, "answer")
+    options, answer = closed_options(question, given, choice=closed)
+    return Draft(
+        question=question,
+        options=options,
+        answer=answer,
+        closed=closed,
+        images=(image,),
+        split=split,
+        record=record | ({"answer": given} if given != answer else {}),
+    )
+
+
+def _is_closed(row: Row) -> bool:
+    return fields.only(row, "answer_type", ("OPEN", "CLOSED")) == "CLOSED"
+
+
+def _slake_draft(row: Row, part: Part) -> Draft:
+    language = fields.only(row, "q_lang", ("EN", "ZH")).lower()
+    record = {"language": language} | fields.present_fields(row, *_SLAKE_FIELDS)
+    return _draft(row, fields.text(row, "img_name"), record, closed=_is_closed(row))
+
+
+def _hub_draft(row: Row, part: Part) -> Draft:
+    image = fields.as_image(fields.needed(row, "image"), "image")
+    return _draft(row, image, fields.present_fields(row, *_VQA_RAD_FIELDS))
+
+
+def _vqa_rad_draft(row: Row, part: Part) -> Draft:
+    if "image_name" not in row:
+        return _hub_draft(row, part)
+    is_test = str(row.get("phrase_type", "")).strip().lower().startswith("test")
+    split = "test" if is_test else "train"
+    record = fields.present_fields(row, *_VQA_RAD_FIELDS)
+    return _draft(row, fields.text(row, "image_name"), record, closed=_is_closed(row), split=split)
+
+
+PUBLIC_READERS = (
     Importer(
         name="huatuo",
         origin="FreedomIntelligence/Medical_Multimodal_Evaluation_Data",
         license="Apache-2.0",
-        find=lambda source: one_file(
+        find=lambda source: fields.one_file(
             source, "medical_multimodel_evaluation_data.json", "MRI_CT_XRAY_300each_dataset.json"
         ),
         modality=_huatuo_modality,
@@ -165,8 +225,33 @@ MULTIPLE_CHOICE = (
     Importer(
         name="pmc-vqa",
         origin="PMC-VQA (RadGenome/PMC-VQA on the hub; arXiv 2305.10415)",
-        find=lambda source: find_files(source, (), ("train_2.csv", "test_2.csv"), ("train.csv", "test.csv")),
+        find=lambda source: fields.find_files(source, (), ("train_2.csv", "test_2.csv"), ("train.csv", "test.csv")),
         draft=_pmc_vqa_draft,
         folders=("figures", "images", "images_2", ""),
+    ),
+    Importer(
+        name="vqa-rad",
+        origin="VQA-RAD (osf.io/89kps; flaviagiammarino/vqa-rad on the hub)",
+        license="CC0-1.0",
+        find=lambda source: fields.find_tables(source) or fields.one_file(source, "VQA_RAD Dataset Public.json"),
+        draft=_vqa_rad_draft,
+        folders=("VQA_RAD Image Folder", "images", ""),
+    ),
+    Importer(
+        name="slake",
+        origin="SLAKE (BoKelvin/SLAKE on the hub)",
+        license="CC-BY-4.0",
+        find=lambda source: fields.find_files(
+            source, (), ("train.json", "validation.json", "validate.json", "test.json")
+        ),
+        modality=lambda row, part: known_modality(fields.text(row, "modality"), "modality"),
+        draft=_slake_draft,
+        folders=("imgs", "images", ""),
+    ),
+    Importer(
+        name="path-vqa",
+        origin="PathVQA (flaviagiammarino/path-vqa on the hub)",
+        find=lambda source: fields.find_tables(source) or fields.no_source(source, "data/train-*.parquet", "*.arrow"),
+        draft=_hub_draft,
     ),
 )
