@@ -8,17 +8,8 @@ from medvlm_r1.audit.dataset.baselines import CHANCE
 from medvlm_r1.audit.dataset.clean import CleanSet
 from medvlm_r1.data.option_prior import TIE
 from medvlm_r1.report.album import Album
-from medvlm_r1.report.charts import Share, ShareChart, letter_chart
 from medvlm_r1.report.items import Item, Reply, make_item, spread_ids
 from medvlm_r1.report.page import Cell, Row, Table, interval, percent, write_page
-
-_SHORT = {
-    "majority": "majority letter",
-    "longest": "longest option",
-    "option_prior_fit": "option prior, fitted",
-    "option_prior_loo": "option prior, LOO",
-}
-_GIVEAWAYS = 8
 
 
 def render_data_audit(
@@ -48,40 +39,18 @@ def render_data_audit(
         "audit_data.html",
         title=f"What can be answered without the image: {data.resolve().name}",
         modalities=modalities,
-        charts=[blind_chart(name, modality.figures) for name, modality in modalities.items()],
         figures=_figures(audit, names),
         types=_types(modalities, names),
         clean=_figures(clean.audit, names) if clean and clean.audit else None,
         clean_set=clean,
-        letters=[
-            letter_chart(name, modality.letters, [len(item.options) for item in modality.items])
-            for name, modality in modalities.items()
-        ],
-        giveaways=_GIVEAWAYS,
         items=_items(modalities, names, data, items, album),
         album=album,
         audit=audit,
         label=lambda baseline: _title(baseline, fit),
         thresholds=THRESHOLDS,
+        margin=MARGIN,
         tie=TIE,
     )
-
-
-def blind_chart(title: str, figures: Mapping[str, Figure]) -> ShareChart:
-    """Lay out the accuracies of the blind baselines on one modality; the dashed line is chance.
-
-    Args:
-        title: Name of the modality.
-        figures: Accuracy by baseline, including chance.
-    """
-    chance = figures[CHANCE].percent
-    shares = []
-    for name, figure in figures.items():
-        if name != CHANCE:
-            low = figure.ci95[0]
-            tone = "high" if low >= chance + MARGIN else "raised" if low > chance else "plain"
-            shares.append(Share(_SHORT[name], figure.percent, figure.ci95, tone))
-    return ShareChart(title, f"{figures[CHANCE].n} questions, chance {percent(chance)} %", shares, chance)
 
 
 def _title(baseline: str, fit: str | None) -> str:

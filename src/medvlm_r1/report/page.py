@@ -107,6 +107,7 @@ def template_text(name: str) -> str:
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("medvlm_r1.report"),
+        extensions=["jinja2.ext.do"],
         autoescape=select_autoescape(),
         undefined=StrictUndefined,
         trim_blocks=True,
