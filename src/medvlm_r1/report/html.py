@@ -1,6 +1,6 @@
 """HTML report of any number of runs: accuracies, differences, question types, facts, curves and answers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ def render_report(
     else:
         in_audits = {name for audit in audits.values() for name in audit.items} - images.keys()
         count, ids = len(items), [name for name in items if name not in in_audits]
+    boxes = {run: metrics for _, run, results in evaluated if (metrics := box_rows(results))}
     audited = sum(min(count, len(audit.items)) for audit in audits.values())
     album = Album(sum(images.get(name, 0) for name in ids) + PICTURES_SHOWN * audited)
     return write_page(
@@ -79,8 +80,9 @@ def render_report(
         differences=_differences(runs, evaluated),
         paper=_paper_table(paper or {}),
         types=_type_table(evaluated),
-        boxes=_box_table(evaluated),
-        facts=_facts_table(evaluated) if evaluated else None,
+        boxes=boxes,
+        box_metrics=dict.fromkeys(name for metrics in boxes.values() for name in metrics),
+        evaluated=evaluated,
         panels=build_panels({run: view.metrics for run, view in runs.items()}),
         items=build_items(runs, ids, album),
         album=album,
@@ -196,48 +198,6 @@ def _type_table(evaluated: Evaluated) -> Table | None:
     return Table("Type", [(run, "") for _, run, _ in evaluated], rows) if rows else None
 
 
-def _box_table(evaluated: Evaluated) -> Table | None:
-    """Metrics of boxes by model; None if no evaluation has any."""
-    columns = {run: rows for _, run, results in evaluated if (rows := box_rows(results))}
-    names = dict.fromkeys(name for rows in columns.values() for name in rows)
-    cells = [(name, *(rows.get(name, NOTHING) for rows in columns.values())) for name in names]
-    return text_table(("", *columns), cells, sorts=False) if columns else None
-
-
-def _facts_table(evaluated: Evaluated) -> Table:
-    """Facts by model: data, template, counts, lengths and time."""
-
-    def counted(share: Mapping[str, Any]) -> str:
-        return f"{percent(share['percent'])} % ({share['count']})" if share["n"] else NOTHING
-
-    def mean(value: float | None) -> str:
-        return NOTHING if value is None else f"{value:.0f}"
-
-    facts: dict[str, Callable[[Mapping[str, Any]], object]] = {
-        "Model": lambda r: short(r["model"]),
-        "Data": lambda r: short(r["data"]),
-        "Prompt template": lambda r: r["template"],
-        "Items answered": lambda r: r["n"],
-        "Open questions (not in the accuracy)": lambda r: r["open"]["n"],
-        "Open questions, mean score": lambda r: (
-            NOTHING if (value := r["open"].get("score")) is None else f"{percent(value)} %"
-        ),
-        "Open questions with full score": lambda r: r["open"]["correct"],
-        "Open questions by deciding rule": lambda r: (
-            ", ".join(f"{rule} {group['n']}" for rule, group in r["open"].get("by_rule", {}).items()) or NOTHING
-        ),
-        "Left out for missing images": lambda r: r["n_missing"],
-        "No answer found, strict rule": lambda r: counted(r["no_answer"]),
-        "No answer found, lenient rule": lambda r: counted(r["no_answer_lenient"]),
-        "Truncated at the token limit": lambda r: counted(r["cut_off"]),
-        "Reasoning length in words, mean": lambda r: mean(r["mean_reasoning_words"]),
-        "Completion length in tokens, mean": lambda r: mean(r["mean_completion_tokens"]),
-        "Time to answer all": lambda r: _duration(r["seconds"]),
-    }
-    rows = [(name, *(fact(results) for *_, results in evaluated)) for name, fact in facts.items()]
-    return text_table(("", *(run for _, run, _ in evaluated)), rows, sorts=False)
-
-
 def _paper_table(rows: Mapping[str, Mapping[str, float]]) -> Table | None:
     """Published percentages by model and column (a modality or "Mean"); None if there are none."""
     names = {name for cells in rows.values() for name in cells}
@@ -263,10 +223,3 @@ def _difference_cell(row: Mapping[str, Any] | None) -> Cell:
     p = "p < 0.001" if row["p"] < 0.001 else f"p = {row['p']:.3f}"
     ends = f"{signed(row['ci95'][0])} to {signed(row['ci95'][1])}"
     return Cell(signed(row["difference"]), (ends, f"gained {row['c']}, lost {row['b']} of {row['n']}", p))
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
