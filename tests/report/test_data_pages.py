@@ -14,8 +14,7 @@ from medvlm_r1.data.check import check_folders
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import RESEARCH_USE, UserError
-from medvlm_r1.report.audit_data import render_data_audit
-from medvlm_r1.report.check import render_check
+from medvlm_r1.report.data_pages import render_check, render_data_audit
 from medvlm_r1.report.page import render_page
 
 

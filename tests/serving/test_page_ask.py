@@ -11,8 +11,7 @@ from page_model import scripted
 from PIL import Image
 
 from medvlm_r1.errors import UsageError
-from medvlm_r1.serving.page.case import Entry, ask, make_question, shown_name
-from medvlm_r1.serving.page.checks import run_checks
+from medvlm_r1.serving.page.case import Entry, ask, make_question, run_checks, shown_name
 from medvlm_r1.serving.page.events import newest
 from medvlm_r1.serving.page.image import Choice, Source, open_source
 

@@ -38,8 +38,8 @@ def eval_command(
     from medvlm_r1.console import accuracy_lines, progress_bar
 
     with stop_on_sigterm(out), progress_bar("Answers") as advance:
-        from medvlm_r1.evaluation.boxes import box_lines
         from medvlm_r1.evaluation.run import evaluate
+        from medvlm_r1.evaluation.score import box_lines
 
         results = evaluate(
             model,

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.evaluation.boxes import box_rows
 from medvlm_r1.evaluation.compare import compare_answers, left_out
-from medvlm_r1.evaluation.score import order_modalities
+from medvlm_r1.evaluation.score import box_rows, order_modalities
 from medvlm_r1.report.album import Album
 from medvlm_r1.report.audit_model import audit_section
 from medvlm_r1.report.charts import build_panels

@@ -20,12 +20,10 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.report.album import picture_uri
 from medvlm_r1.report.case import render_answer, render_case, render_checks
 from medvlm_r1.serving.medvlm import MedVLM
-from medvlm_r1.serving.page.case import Entry, ask, make_question
-from medvlm_r1.serving.page.checks import CHECKS, run_checks
-from medvlm_r1.serving.page.examples import EXAMPLES, Example
+from medvlm_r1.serving.page.case import CHECKS, Entry, ask, make_question, run_checks
 from medvlm_r1.serving.page.gate import is_upload
 from medvlm_r1.serving.page.image import AUTOMATIC, ONLY_AUTOMATIC, OWN, Choice, Source, open_source
-from medvlm_r1.serving.page.layout import Layout, page_file
+from medvlm_r1.serving.page.layout import EXAMPLES, Example, Layout, page_file
 
 Updates = dict[Any, Any]
 
