@@ -22,7 +22,7 @@ from medvlm_r1.errors import UsageError
 from medvlm_r1.models.shown import BoxFrame
 from medvlm_r1.prompts.parser import live_parts
 from medvlm_r1.report.album import picture_uri
-from medvlm_r1.report.case import Case, CaseCheck, CaseReply, Tone, shares
+from medvlm_r1.report.case import Case, CaseCheck, CaseReply, Tone
 from medvlm_r1.serving.answer import Answer, Question
 from medvlm_r1.serving.medvlm import MedVLM, prepare
 from medvlm_r1.serving.page.image import Choice, Source
@@ -100,7 +100,8 @@ def case_reply(answer: Answer, options: Sequence[str]) -> CaseReply:
         text=options[LETTERS.index(letter)] if letter else None if options else answer.answer,
         reasoning=answer.reasoning if separate else None,
         raw=None if separate else answer.text,
-        shares=shares(options, letter, answer.confidence),
+        options=options,
+        confidence=answer.confidence,
         note="; ".join(note for note, applies in notes.items() if applies),
         boxes=answer.boxes,
     )
@@ -109,7 +110,7 @@ def case_reply(answer: Answer, options: Sequence[str]) -> CaseReply:
 def _live_reply(text: str, options: Sequence[str], frame: BoxFrame | None) -> CaseReply:
     reasoning, answer = live_parts(text)
     boxes = tuple(frame.boxes(text)) if frame else ()
-    return CaseReply(reasoning=reasoning, text=answer or None, shares=shares(options, None, None), boxes=boxes)
+    return CaseReply(reasoning=reasoning, text=answer or None, options=options, boxes=boxes)
 
 
 Verdict = tuple[str, Tone]
@@ -218,7 +219,7 @@ def _most_probable(options: Sequence[str], scored: Sequence[float]) -> CaseReply
     probabilities = dict(zip(options, scored, strict=True))
     option = max(options, key=probabilities.__getitem__)
     letter = LETTERS[options.index(option)]
-    return CaseReply(letter=letter, text=option, shares=shares(options, letter, probabilities))
+    return CaseReply(letter=letter, text=option, options=options, confidence=probabilities)
 
 
 def judge(
