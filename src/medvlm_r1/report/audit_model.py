@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medvlm_r1.audit.probe import Measure, ProbeResult
+from medvlm_r1.audit.probe import ProbeResult
 from medvlm_r1.audit.probes.confidence import RISKS, STATED, VOTE
 from medvlm_r1.audit.probes.options import FLIPS_FEW
 from medvlm_r1.audit.probes.prevalence import COIN
@@ -16,7 +16,7 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.report.album import Album
 from medvlm_r1.report.charts import Chart, Line, Point, Points, nice_ticks
 from medvlm_r1.report.items import build_audit_items
-from medvlm_r1.report.page import NOTHING, Cell, Row, Table, number, percent, short, signed, text_table
+from medvlm_r1.report.page import Table, short, text_table
 from medvlm_r1.report.views import AuditView, Pictures
 
 _CURVES = {STATED: ("probability of the letter", 2), VOTE: ("vote of samples", 1)}
@@ -74,23 +74,8 @@ def _finding(probe: ProbeResult) -> dict[str, Any]:
             f"{FIGURES}: the details of the probe {probe.name!r} cannot be drawn ({error!r}); run the same"
             " `medvlm-r1 audit model` again to rewrite them"
         ) from error
-    rows = [
-        Row(measure.about or name, _cells(measure), name if measure.about else "")
-        for name, measure in probe.measures.items()
-    ]
-    figures = Table("Measure", [("Value", ""), ("Interval", "95 %"), ("n", "")], rows) if rows else None
     word = answer_word(probe.verdict, probe.sentence)
-    return {"probe": probe, "word": word, "curves": curves, "recalls": recalls, "figures": figures}
-
-
-def _cells(measure: Measure) -> list[Cell]:
-    """The cells of a measure: value, interval and n."""
-    form, unit = {"share": (percent, "\u00a0%"), "difference": (signed, " points")}.get(measure.unit, (number, ""))
-    scale = 100 if unit else 1
-    value = f"{form(scale * measure.value)}{unit}" if measure.n or measure.unit != "share" else NOTHING
-    between = "–" if measure.unit == "share" else " to "
-    ends = between.join(form(scale * end) for end in measure.ci95) if measure.ci95 and measure.n else NOTHING
-    return [Cell(value), Cell(ends), Cell(str(measure.n))]
+    return {"probe": probe, "word": word, "curves": curves, "recalls": recalls}
 
 
 def _replies(items: Mapping[str, StoredItem]) -> Table:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from medvlm_r1.audit.dataset.audit import MARGIN, THRESHOLDS, DataAudit, Figure, ModalityAudit, label
+from medvlm_r1.audit.dataset.audit import MARGIN, THRESHOLDS, DataAudit, ModalityAudit, label
 from medvlm_r1.audit.dataset.baselines import CHANCE
 from medvlm_r1.audit.dataset.clean import CleanSet
 from medvlm_r1.data.check.findings import Check, NearPair, Place
@@ -23,7 +23,7 @@ from medvlm_r1.models.shown import shown_box
 from medvlm_r1.prompts.boxes import Edges
 from medvlm_r1.report.album import Album, Picture
 from medvlm_r1.report.items import Item, Reply, make_item, spread_ids
-from medvlm_r1.report.page import Cell, Row, Table, interval, percent, write_page
+from medvlm_r1.report.page import write_page
 
 _SIDE = 200
 _PAIRS, _PAIRS_WITHIN = 60, 12
@@ -116,57 +116,23 @@ def render_data_audit(
     """
     modalities = audit.modalities
     fit = audit.prior_source.name if audit.prior_source else None
-    names = {name: _title(name, fit) for name in audit.baselines}
+    # Unlike `str.capitalize`, the other letters are unchanged.
+    names = {name: (text := label(name, fit))[:1].upper() + text[1:] for name in audit.baselines}
     album = Album(items)
     return write_page(
         out,
         "audit_data.html",
         title=f"What can be answered without the image: {data.resolve().name}",
         modalities=modalities,
-        figures=_figures(audit, names),
-        types=_types(modalities, names),
-        clean=_figures(clean.audit, names) if clean and clean.audit else None,
         clean_set=clean,
         items=_items(modalities, names, data, items, album),
         album=album,
         audit=audit,
-        label=lambda baseline: _title(baseline, fit),
+        names=names,
         thresholds=THRESHOLDS,
         margin=MARGIN,
         tie=TIE,
     )
-
-
-def _title(baseline: str, fit: str | None) -> str:
-    """Label of a baseline, with a capital first letter. Unlike `str.capitalize`, the other letters are unchanged."""
-    text = label(baseline, fit)
-    return text[:1].upper() + text[1:]
-
-
-def _figures(audit: DataAudit, names: Mapping[str, str]) -> Table:
-    rows = [
-        Row(names[name], [_cell(m.figures.get(name), name, len(m.solved(name))) for m in audit.modalities.values()])
-        for name in audit.baselines
-    ]
-    return Table("Baseline", [(name, f"n = {len(m.items)}") for name, m in audit.modalities.items()], rows)
-
-
-def _types(modalities: Mapping[str, ModalityAudit], names: Mapping[str, str]) -> Table | None:
-    rows = [
-        Row(kind, [_cell(figures.get(name), name) for name in names], f"{modality}, n = {figures[CHANCE].n}")
-        for modality, modality_audit in modalities.items()
-        for kind, figures in modality_audit.by_type.items()
-    ]
-    return Table("Type", [(title, "") for title in names.values()], rows) if rows else None
-
-
-def _cell(figure: Figure | None, name: str, solved: int | None = None) -> Cell:
-    if figure is None:
-        return Cell()
-    small = [] if name == CHANCE else [interval(figure.ci95)]
-    if solved is not None and name != CHANCE:
-        small.append(f"{solved} solved")
-    return Cell(percent(figure.percent), tuple(small))
 
 
 def _items(

@@ -61,6 +61,8 @@ def render_report(
     else:
         in_audits = {name for audit in audits.values() for name in audit.items} - images.keys()
         count, ids = len(items), [name for name in items if name not in in_audits]
+    types = {(name, kind) for *_, results in evaluated for name, kinds in results["by_type"].items() for kind in kinds}
+    modalities = order_modalities(name for name, _ in types)
     boxes = {run: metrics for _, run, results in evaluated if (metrics := box_rows(results))}
     audited = sum(min(count, len(audit.items)) for audit in audits.values())
     album = Album(sum(images.get(name, 0) for name in ids) + PICTURES_SHOWN * audited)
@@ -78,7 +80,7 @@ def render_report(
         lenient=_accuracy_table(evaluated, "lenient", domains or {}) if evaluated else None,
         differences=_differences(runs, evaluated),
         paper=_paper_table(paper or {}),
-        types=_type_table(evaluated),
+        types=sorted(types, key=lambda pair: (modalities.index(pair[0]), pair[1])),
         boxes=boxes,
         box_metrics=dict.fromkeys(name for metrics in boxes.values() for name in metrics),
         evaluated=evaluated,
@@ -181,20 +183,6 @@ def _differences(runs: Mapping[str, RunView], evaluated: Evaluated) -> tuple[str
         rows.append(Row(run, [*cells, _difference_cell(result["all"])], style=style))
     columns = [*((name, "") for name in modalities), ("All items", "pooled")]
     return (first, Table("Model", columns, rows) if rows else None, notes) if notes else None
-
-
-def _type_table(evaluated: Evaluated) -> Table | None:
-    """Accuracy by question type (rows) and model (columns); None if no data set has question types."""
-    columns = [results["by_type"] for *_, results in evaluated]
-    kinds = {(modality, kind) for by_type in columns for modality, types in by_type.items() for kind in types}
-    rows = []
-    for modality in order_modalities(name for name, _ in kinds):
-        for kind in sorted(kind for name, kind in kinds if name == modality):
-            shares = [by_type.get(modality, {}).get(kind) for by_type in columns]
-            counts = sorted({share["n"] for share in shares if share})
-            cells = [Cell(percent(s["percent"]), (interval(s["ci95"]),)) if s else Cell() for s in shares]
-            rows.append(Row(kind, cells, f"{modality}, n = {', '.join(map(str, counts))}"))
-    return Table("Type", [(run, "") for _, run, _ in evaluated], rows) if rows else None
 
 
 def _paper_table(rows: Mapping[str, Mapping[str, float]]) -> Table | None:

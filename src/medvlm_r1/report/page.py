@@ -118,7 +118,7 @@ def _environment() -> Environment:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.globals |= {"script": Markup(script), "script_hash": Markup(f"sha256-{digest}")}
     environment.globals |= {"research_use": RESEARCH_USE, "letters": LETTERS}
-    environment.filters |= {"number": number, "percent": percent, "short": short}
+    environment.filters |= {f.__name__: f for f in (interval, number, percent, short, signed)}
     return environment
 
 
