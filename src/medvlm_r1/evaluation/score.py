@@ -43,21 +43,33 @@ class Graded:
         sample: the question and its correct answer.
         generation: the completion.
         response: the parsed completion.
-        correct: whether the answer is correct by the strict rule.
-        lenient_correct: whether the answer is correct by the lenient rule.
-        answered: whether the strict rule found an answer.
-        lenient_answered: whether the lenient rule found an answer.
         open_score: score of the answer to an open question; None if the question has options.
     """
 
     sample: Sample
     generation: Generation
     response: Response
-    correct: bool
-    lenient_correct: bool
-    answered: bool
-    lenient_answered: bool
     open_score: OpenScore | None = None
+
+    @property
+    def correct(self) -> bool:
+        """Whether the answer is correct by the strict rule."""
+        return self.open_score.value == 1 if self.open_score else self.response.letter == self.sample.letter
+
+    @property
+    def lenient_correct(self) -> bool:
+        """Whether the answer is correct by the lenient rule."""
+        return self.correct if self.open_score else self.response.lenient_letter == self.sample.letter
+
+    @property
+    def answered(self) -> bool:
+        """Whether the strict rule found an answer."""
+        return bool(self.response.answer if self.open_score else self.response.letter)
+
+    @property
+    def lenient_answered(self) -> bool:
+        """Whether the lenient rule found an answer."""
+        return bool(self.response.answer if self.open_score else self.response.lenient_letter)
 
 
 Verdict = Callable[[Graded], bool]
@@ -80,24 +92,10 @@ def grade(
         synonyms: synonym table for open answers; None for that of the package.
     """
     response = read_as_asked(generation.text, sample.options, template)
-    if sample.options:
-        open_score = None
-        strict, lenient = response.letter, response.lenient_letter
-        correct, lenient_correct = strict == sample.letter, lenient == sample.letter
-    else:
-        strict = lenient = response.answer
-        open_score = score_open(strict or "", sample.answer, sample.question, synonyms or read_synonyms())
-        correct = lenient_correct = open_score.value == 1
-    return Graded(
-        sample=sample,
-        generation=generation,
-        response=response,
-        correct=correct,
-        lenient_correct=lenient_correct,
-        answered=bool(strict),
-        lenient_answered=bool(lenient),
-        open_score=open_score,
-    )
+    open_score = None
+    if not sample.options:
+        open_score = score_open(response.answer or "", sample.answer, sample.question, synonyms or read_synonyms())
+    return Graded(sample=sample, generation=generation, response=response, open_score=open_score)
 
 
 def read_as_asked(text: str, options: Sequence[str], template: str) -> Response:
