@@ -16,7 +16,7 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.report.album import Album
 from medvlm_r1.report.charts import Chart, Line, Point, Points, nice_ticks
 from medvlm_r1.report.items import build_audit_items
-from medvlm_r1.report.page import Table, short, text_table
+from medvlm_r1.report.page import short
 from medvlm_r1.report.views import AuditView, Pictures
 
 _CURVES = {STATED: ("probability of the letter", 2), VOTE: ("vote of samples", 1)}
@@ -78,16 +78,18 @@ def _finding(probe: ProbeResult) -> dict[str, Any]:
     return {"probe": probe, "word": word, "curves": curves, "recalls": recalls}
 
 
-def _replies(items: Mapping[str, StoredItem]) -> Table:
-    """Counts of replies by variant. Numbered variants, such as "shift-1" and "shift-2", are combined."""
+def _replies(items: Mapping[str, StoredItem]) -> dict[str, list[int]]:
+    """Numbers of answers, and of unparsed, truncated and empty ones, by variant.
+
+    Numbered variants, such as "shift-1" and "shift-2", are combined.
+    """
     counts: dict[str, list[int]] = {}
     for item in items.values():
         for name, answer in item.answers.items():
             row = counts.setdefault(name.rstrip("0123456789").rstrip("-"), [0, 0, 0, 0])
             for column, value in enumerate((True, answer.letter is None, answer.truncated, answer.empty)):
                 row[column] += value
-    rows = [(name, *row) for name, row in counts.items()]
-    return text_table(("Variant", "Answers", "Unparsed", "Truncated", "Empty"), rows)
+    return counts
 
 
 def _recalls(probe: ProbeResult) -> list[tuple[str, list[tuple[str, float, None, str]], float]]:

@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from medvlm_r1.data.images import Picture, Window
+from medvlm_r1.data.images import Picture, View, Window
 from medvlm_r1.errors import UserError
 from medvlm_r1.report.album import picture_uri
 from medvlm_r1.report.case import render_answer, render_case, render_checks
@@ -81,7 +81,8 @@ def wire_image(page: Layout) -> None:
 
     def view(source: Source | None, *values: Any) -> Iterator[Updates]:
         if source is not None:
-            yield _viewed(page, source, Choice(*values))
+            chosen = Choice(*values).view(source)
+            yield _viewed(page, source, chosen, source.show(chosen))
 
     def own_window(source: Source | None, *values: Any) -> Iterator[Updates]:
         for updates in view(source, *Choice(*values)._replace(window=OWN)):
@@ -115,33 +116,25 @@ def _take_upload(file: Path) -> bytes:
 
 def _opened(page: Layout, source: Source, picture: Picture) -> Updates:
     """Return the component updates for a newly opened file."""
-    plane = source.view.plane or ""
     windows = source.windows or ONLY_AUTOMATIC
     return {
         page.source: source,
-        page.picture: _picture_html(source, picture),
         page.view: gr.update(visible=bool(source.slices or source.windows or source.frames > 1)),
-        page.plane: gr.update(visible=bool(source.slices), value=plane or None),
-        page.slice: _slider(source.slices.get(plane, 1), source.view.slice or 0),
+        page.plane: gr.update(visible=bool(source.slices), value=source.view.plane),
         page.frame: _slider(source.frames, source.view.frame or 0),
         page.window: gr.update(visible=bool(source.windows), choices=[*windows], value=AUTOMATIC),
-        **_window_sliders(page, source, picture.note.window),
-        page.message: "",
+        **_viewed(page, source, source.view, picture),
     }
 
 
-def _viewed(page: Layout, source: Source, choice: Choice) -> Updates:
-    """Return the component updates after the slice, plane, frame or window has changed."""
-    view = choice.view(source)
-    picture = source.show(view)
-    updates: Updates = {
+def _viewed(page: Layout, source: Source, view: View, picture: Picture) -> Updates:
+    """Return the component updates for a view: the slice, plane, frame or window may have changed."""
+    return {
         page.picture: _picture_html(source, picture),
+        page.slice: _slider(source.slices.get(view.plane or "", 1), view.slice or 0),
         **_window_sliders(page, source, picture.note.window),
         page.message: "",
     }
-    if source.slices:
-        updates[page.slice] = _slider(source.slices[view.plane or ""], view.slice or 0)
-    return updates
 
 
 def _picture_html(source: Source, picture: Picture) -> str:
