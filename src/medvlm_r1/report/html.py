@@ -11,7 +11,7 @@ from medvlm_r1.report.album import Album
 from medvlm_r1.report.audit_model import audit_section
 from medvlm_r1.report.charts import build_panels
 from medvlm_r1.report.items import PICTURES_SHOWN, build_items, choose_items
-from medvlm_r1.report.page import NOTHING, Cell, Row, Table, interval, percent, short, signed, text_table, write_page
+from medvlm_r1.report.page import Cell, Row, Table, interval, percent, short, signed, write_page
 from medvlm_r1.report.views import RunView, load_audit
 
 AUDIT_PAGE = "audit.html"
@@ -61,6 +61,7 @@ def render_report(
     else:
         in_audits = {name for audit in audits.values() for name in audit.items} - images.keys()
         count, ids = len(items), [name for name in items if name not in in_audits]
+    published = {name for cells in (paper or {}).values() for name in cells}
     types = {(name, kind) for *_, results in evaluated for name, kinds in results["by_type"].items() for kind in kinds}
     modalities = order_modalities(name for name, _ in types)
     boxes = {run: metrics for _, run, results in evaluated if (metrics := box_rows(results))}
@@ -79,7 +80,8 @@ def render_report(
         strict=_accuracy_table(evaluated, "accuracy", domains or {}) if evaluated else None,
         lenient=_accuracy_table(evaluated, "lenient", domains or {}) if evaluated else None,
         differences=_differences(runs, evaluated),
-        paper=_paper_table(paper or {}),
+        paper=paper or {},
+        paper_columns=[*order_modalities(published - {MEAN}), *sorted(published & {MEAN})],
         types=sorted(types, key=lambda pair: (modalities.index(pair[0]), pair[1])),
         boxes=boxes,
         box_metrics=dict.fromkeys(name for metrics in boxes.values() for name in metrics),
@@ -183,17 +185,6 @@ def _differences(runs: Mapping[str, RunView], evaluated: Evaluated) -> tuple[str
         rows.append(Row(run, [*cells, _difference_cell(result["all"])], style=style))
     columns = [*((name, "") for name in modalities), ("All items", "pooled")]
     return (first, Table("Model", columns, rows) if rows else None, notes) if notes else None
-
-
-def _paper_table(rows: Mapping[str, Mapping[str, float]]) -> Table | None:
-    """Published percentages by model and column (a modality or "Mean"); None if there are none."""
-    names = {name for cells in rows.values() for name in cells}
-    columns = [*order_modalities(names - {MEAN}), *sorted(names & {MEAN})]
-    texts = [
-        (model, *(f"{cells[name]:.2f}" if name in cells else NOTHING for name in columns))
-        for model, cells in rows.items()
-    ]
-    return text_table(("Model", *columns), texts) if columns else None
 
 
 def _share_cell(share: Mapping[str, Any] | None, chance: float | None) -> Cell:
