@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medvlm_r1.audit.probe import ProbeResult
+from medvlm_r1.audit.probes import cue
 from medvlm_r1.audit.probes.confidence import RISKS, STATED, VOTE
 from medvlm_r1.audit.probes.options import FLIPS_FEW
 from medvlm_r1.audit.probes.prevalence import COIN
@@ -62,6 +63,7 @@ def audit_section(
         "record": view.record,
         "limits": {"flips": 100 * FLIPS_FEW, "trusted": 100 * TRUSTED, "coin": 100 * COIN},
         "groupings": list(GROUPINGS),
+        "hints": {name: hint.format(letter="{cue}") for name, hint in ((cue.IMAGE, cue.DRAWN), (cue.TEXT, cue.HINT))},
         "missing": [probe for probe in PROBES if probe not in view.probes],
     }
 
