@@ -19,6 +19,7 @@ from medvlm_r1.data.images import Picture, View, Window
 from medvlm_r1.errors import UserError
 from medvlm_r1.report.album import picture_uri
 from medvlm_r1.report.case import render_answer, render_case, render_checks
+from medvlm_r1.report.page import render_page
 from medvlm_r1.serving.medvlm import MedVLM
 from medvlm_r1.serving.page.case import CHECKS, Entry, ask, make_question, run_checks
 from medvlm_r1.serving.page.gate import is_upload
@@ -139,19 +140,9 @@ def _viewed(page: Layout, source: Source, view: View, picture: Picture) -> Updat
 
 def _picture_html(source: Source, picture: Picture) -> str:
     """Return the image with its note; warnings are listed separately."""
-    note = picture.note
-    warnings = Markup("").join(Markup("<li>{}</li>").format(warning) for warning in note.warnings)
-    return Markup(
-        '<figure><img src="{uri}" alt="{name}: {summary}" style="aspect-ratio: {width} / {height}">'
-        '<figcaption><bdi class="name">{name}</bdi><span id="in-use">{summary}</span>{warnings}</figcaption></figure>'
-    ).format(
-        uri=picture_uri(picture.image, _IMAGE_SIDE),
-        name=source.name,
-        summary=replace(note, warnings=()).summary(),
-        width=note.size[0],
-        height=note.size[1],
-        warnings=Markup("<ul>{}</ul>").format(warnings) if warnings else "",
-    )
+    summary = replace(picture.note, warnings=()).summary()
+    uri = picture_uri(picture.image, _IMAGE_SIDE)
+    return render_page("page_image.html", name=source.name, uri=uri, note=picture.note, summary=summary)
 
 
 def _slider(count: int, value: int) -> Any:
