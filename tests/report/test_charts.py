@@ -19,7 +19,7 @@ def titles(**metrics):
     return [panel.title for panel in build_panels(metrics)]
 
 
-def attributes(template, name, **values):
+def attributes(template, name, /, **values):
     """Numbers of an attribute in a rendered chart, in page order."""
     return [float(value) for value in re.findall(rf' {name}="([\d.]+)"', render_page(template, **values))]
 
