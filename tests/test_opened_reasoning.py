@@ -28,9 +28,8 @@ from medvlm_r1.models.generate import (
 )
 from medvlm_r1.models.load import load_policy
 from medvlm_r1.prompts.templates import messages
-from medvlm_r1.serving.backend import LocalBackend
-from medvlm_r1.serving.medvlm import MedVLM, Question
-from medvlm_r1.serving.page.checks import NO_REASONING
+from medvlm_r1.serving.medvlm import LocalBackend, MedVLM, Question
+from medvlm_r1.serving.page.case import NO_REASONING
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
 from medvlm_r1.training.sft import train_sft

@@ -13,8 +13,8 @@ from scipy.stats import poisson
 
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Box, Sample
-from medvlm_r1.evaluation.boxes import box_lines, box_rows, rate, score_boxes
 from medvlm_r1.evaluation.run import evaluate
+from medvlm_r1.evaluation.score import box_lines, box_rows, rate, score_boxes
 from medvlm_r1.evaluation.statistics import clustered_wilson
 from medvlm_r1.models.generate import Generation
 from medvlm_r1.models.shown import BoxLabel

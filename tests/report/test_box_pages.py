@@ -14,7 +14,7 @@ from medvlm_r1.audit.runner import audit_model
 from medvlm_r1.data.check import check_folders
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Box
-from medvlm_r1.report.check import render_check
+from medvlm_r1.report.data_pages import render_check
 from medvlm_r1.report.html import render_model_audit, render_report
 from medvlm_r1.report.views import load_run
 

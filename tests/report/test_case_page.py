@@ -8,13 +8,14 @@ from PIL import Image
 
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.report.album import picture_uri
-from medvlm_r1.report.case import Case, CaseCheck, CaseReply, render_answer, render_case, render_checks, shares
+from medvlm_r1.report.case import Case, CaseCheck, CaseReply, render_answer, render_case, render_checks
 
 REPLY = CaseReply(
     reasoning="First this.\nThen <b>that</b>.",
     letter="B",
     text="knee",
-    shares=shares(("head", "knee"), "B", {"head": 0.002, "knee": 0.998}),
+    options=("head", "knee"),
+    confidence={"head": 0.002, "knee": 0.998},
 )
 CASE = Case(
     question="Which part of the body & why?",
@@ -58,12 +59,12 @@ def test_the_file_holds_all_of_the_case_and_refers_to_nothing_else():
     ("reply", "live", "present", "absent"),
     [
         # Percentages are not rounded to certainty.
-        (REPLY, False, ["&lt;1&nbsp;%", "&gt;99&nbsp;%"], "100&nbsp;%"),
+        (REPLY, False, ["&lt;1&nbsp;%", "&gt;99&nbsp;%", 'knee</bdi><span class="unseen"> (chosen)'], "100&nbsp;%"),
         (CaseReply(reasoning="So far"), True, ["caret"], "No answer"),
         (CaseReply(reasoning=""), False, ["No answer in the required format"], "caret"),
         (CaseReply(raw="free text"), False, ["Full text"], "Reasoning"),
         (CaseReply(reasoning="r", text="a", note="cut off"), False, ["Cut off."], "Full text"),
-        (replace(REPLY, shares=shares(("x", "y"), "A", None)), False, ["no option probabilities"], "&nbsp;%"),
+        (replace(REPLY, confidence=None), False, ["no option probabilities"], "&nbsp;%"),
     ],
 )
 def test_each_state_of_a_reply(reply, live, present, absent):

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from medvlm_r1.audit.probe import Measure, ProbeResult
 from medvlm_r1.report.audit_model import probe_curves
-from medvlm_r1.report.charts import Share, ShareChart, build_panels, letter_chart, nice_ticks, running_mean
+from medvlm_r1.report.charts import build_panels, nice_ticks, running_mean
 from medvlm_r1.report.page import number, render_page
 
 
@@ -18,7 +19,7 @@ def titles(**metrics):
     return [panel.title for panel in build_panels(metrics)]
 
 
-def attributes(template, name, **values):
+def attributes(template, name, /, **values):
     """Numbers of an attribute in a rendered chart, in page order."""
     return [float(value) for value in re.findall(rf' {name}="([\d.]+)"', render_page(template, **values))]
 
@@ -156,15 +157,33 @@ def test_curves_of_an_audit():
 
 
 def test_shares_and_letters_are_drawn_to_scale_and_long_names_have_room():
-    chart = ShareChart("t", "s", [Share("a", 20.0, (10.0, 30.0)), Share("b", 100.0)], 25.0)
-    at = attributes("blind.html", "cx", chart=chart)
+    def recall(*shares):
+        finding = {"probe": ProbeResult(name="options", verdict="warn", sentence=""), "recalls": [("2", shares, 25.0)]}
+        return {"finding": finding, "audit": {"limits": {"flips": 10}}}
+
+    two = recall(("a", 20.0, (10.0, 30.0), "plain"), ("b", 100.0, None, "plain"))
+    at = attributes("audit_charts.html", "cx", **two)
     assert at == pytest.approx([116 + 0.2 * 202, 318], abs=0.1)
-    assert "M166.5 6.0V54.0" in render_page("blind.html", chart=chart)
-    [wide] = attributes("blind.html", "cx", chart=ShareChart("t", "s", [Share("x" * 30, 20.0)]))
+    assert "M166.5 6.0V54.0" in render_page("audit_charts.html", **two)
+    [wide] = attributes("audit_charts.html", "cx", **recall(("x" * 30, 20.0, None, "plain")))
     assert at[0] < wide < 318
     # Two questions of two options, two of four: an even distribution is A 1.5, B 1.5, C 0.5, D 0.5.
-    letters = letter_chart("CT", {"A": 3, "B": 0, "C": 1, "D": 0}, [2, 2, 4, 4])
-    assert letters.rows == [("A", 3, 1.5), ("B", 0, 1.5), ("C", 1, 0.5), ("D", 0, 0.5)]
-    assert attributes("letters.html", "height", chart=letters) == pytest.approx([108, 0, 36, 0], abs=0.1)
-    expected = re.findall(r'chance-line" d="M[\d.]+ ([\d.]+)', render_page("letters.html", chart=letters))
+    questions = [{"options": "ab"}, {"options": "ab"}, {"options": "abcd"}, {"options": "abcd"}]
+    letters = {"name": "CT", "modality": SimpleNamespace(letters={"A": 3, "B": 0, "C": 1, "D": 0}, items=questions)}
+    assert attributes("letters.html", "height", **letters) == pytest.approx([108, 0, 36, 0], abs=0.1)
+    expected = re.findall(r'chance-line" d="M[\d.]+ ([\d.]+)', render_page("letters.html", **letters))
     assert list(map(float, expected)) == pytest.approx([74, 74, 110, 110], abs=0.1)
+
+
+def test_bars_of_an_audit_are_shares_of_some_items():
+    measures = {
+        "accuracy": Measure(value=0.5, n=9),
+        "options: 2": Measure(value=0.4, n=9),
+        "options: 4": Measure(value=0.0, n=0),
+        "options: spread": Measure(value=0.4, n=9, unit="difference"),
+    }
+    probe = ProbeResult(name="subgroups", verdict="warn", sentence="", measures=measures)
+    audit = {"groupings": ["modality", "options"]}
+    page = render_page("audit_charts.html", finding={"probe": probe, "recalls": []}, audit=audit)
+    assert re.findall("<h3>(.*)</h3>", page) == ["By number of options"]
+    assert re.findall(r'aria-label="[^"]*"', page)[0].endswith('; dashed: all, 50.0. 2 options, 9: 40.0 percent."')

@@ -1,6 +1,7 @@
 """The pages of a data audit and of a data check: every finding is on them, data are only text, nothing is fetched."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from medvlm_r1.data.check import check_folders
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import RESEARCH_USE, UserError
-from medvlm_r1.report.audit_data import blind_chart, render_data_audit
-from medvlm_r1.report.check import render_check
+from medvlm_r1.report.data_pages import render_check, render_data_audit
+from medvlm_r1.report.page import render_page
 
 
 def sample(name, options, answer, modality="MRI", **changes):
@@ -85,13 +86,9 @@ def test_missing_parts_of_an_audit(folder):
 def test_the_chart_of_baselines():
     ends = {"chance": (25, 25), "majority": (10, 30), "longest": (30, 70), "option_prior_loo": (80, 100)}
     figures = {name: Figure(n=9, percent=sum(ci) / 2, ci95=ci) for name, ci in ends.items()}
-    chart = blind_chart("MRI", figures)
-    assert [(share.name, share.percent, share.tone) for share in chart.shares] == [
-        ("majority letter", 20, "plain"),
-        ("longest option", 50, "raised"),
-        ("option prior, LOO", 90, "high"),
-    ]
-    assert chart.line == 25
+    page = render_page("blind.html", name="MRI", modality={"figures": figures}, margin=10)
+    assert "MRI, 9 questions, chance 25.0 %. majority letter: 20.0 percent. longest option: 50.0" in page
+    assert re.findall('<g class="(.*)">', page) == ["plain", "raised", "high"]
 
 
 def make(folder, text, **images):

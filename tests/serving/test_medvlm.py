@@ -19,10 +19,8 @@ from medvlm_r1.data.images import load_picture
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.models.choice_logprobs import letter_probabilities
 from medvlm_r1.models.generate import Generation
-from medvlm_r1.serving.answer import read_answer
-from medvlm_r1.serving.backend import Closed, LocalBackend
-from medvlm_r1.serving.medvlm import MedVLM, Question, prepare
-from medvlm_r1.serving.pictures import load
+from medvlm_r1.serving.answer import load, read_answer
+from medvlm_r1.serving.medvlm import Closed, LocalBackend, MedVLM, Question, prepare
 
 OPTIONS = ("liver", "kidney", "brain")
 

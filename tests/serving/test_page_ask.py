@@ -11,8 +11,7 @@ from page_model import scripted
 from PIL import Image
 
 from medvlm_r1.errors import UsageError
-from medvlm_r1.serving.page.case import Entry, ask, make_question, shown_name
-from medvlm_r1.serving.page.checks import run_checks
+from medvlm_r1.serving.page.case import Entry, ask, make_question, run_checks, shown_name
 from medvlm_r1.serving.page.events import newest
 from medvlm_r1.serving.page.image import Choice, Source, open_source
 
@@ -70,7 +69,7 @@ def test_the_reasoning_grows_and_the_end_is_what_the_model_answers(half_white: S
     assert [case.reply.reasoning for case in live] == ["", "It", "It is", "It is a", "It is a brain."]
     reply = done.case.reply
     assert (reply.reasoning, reply.answer, reply.raw, reply.note) == ("It is a brain.", "A) brain", None, "")
-    assert [share.chosen for share in reply.shares] == [True, False, False]
+    assert (reply.letter, reply.options, reply.confidence) == ("A", OPTIONS, None)
     assert done.case.image_note == "PNG, 60 x 40."
 
 
@@ -102,8 +101,8 @@ def test_the_checks_ask_four_times_and_judge_each(half_white: Source) -> None:
         ("Shifted options", "C) brain", "pass"),
         ("No reasoning", "B) knee", "warn"),
     ]
-    assert [share.option for share in checks[2].reply.shares] == ["knee", "chest", "brain"]
-    assert [round(share.percent) for share in checks[3].reply.shares] == [10, 70, 20]
+    assert checks[2].reply.options == ("knee", "chest", "brain")
+    assert checks[3].reply.confidence == dict(zip(OPTIONS, (0.1, 0.7, 0.2), strict=True))
     assert model.backend.prefills[-1] == "<think></think><answer>"
 
 

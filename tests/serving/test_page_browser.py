@@ -23,8 +23,8 @@ from pydicom.data import get_testdata_file
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.serving.medvlm import MedVLM
 from medvlm_r1.serving.page import build_app
-from medvlm_r1.serving.page.examples import EXAMPLES
 from medvlm_r1.serving.page.gate import private_uploads
+from medvlm_r1.serving.page.layout import EXAMPLES
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from medvlm_r1.report.case import CaseReply
-from medvlm_r1.serving.page.checks import CHECKS, judge
+from medvlm_r1.serving.page.case import CHECKS, judge
 
 
 def reply(answer: str | None) -> CaseReply:

@@ -14,8 +14,8 @@ from pydicom.data import get_testdata_file
 
 from medvlm_r1.data.images import View
 from medvlm_r1.errors import UserError
-from medvlm_r1.serving.page.examples import EXAMPLES
 from medvlm_r1.serving.page.image import Choice, Source, open_source
+from medvlm_r1.serving.page.layout import EXAMPLES
 
 START: dict[str, Any] = {"plane": None, "slice": 0, "frame": 0, "window": "automatic", "center": 0, "width": 0}
 

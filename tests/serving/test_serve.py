@@ -18,8 +18,7 @@ from fastapi import FastAPI
 
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.serving import server
-from medvlm_r1.serving.backend import Closed, LocalBackend
-from medvlm_r1.serving.medvlm import MedVLM, Question
+from medvlm_r1.serving.medvlm import Closed, LocalBackend, MedVLM, Question
 from medvlm_r1.serving.server import Server
 
 

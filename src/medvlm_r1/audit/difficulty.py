@@ -20,7 +20,7 @@ from medvlm_r1.data.difficulty import DifficultyFile, PassRate, histogram
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
-from medvlm_r1.evaluation.rows import load_row_images, present_rows
+from medvlm_r1.evaluation.store import load_row_images, present_rows
 from medvlm_r1.evaluation.run import identify, require_positive
 from medvlm_r1.evaluation.score import Graded, grade
 from medvlm_r1.evaluation.statistics import wilson

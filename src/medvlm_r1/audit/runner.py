@@ -24,10 +24,9 @@ from medvlm_r1.audit.store import REUSED, AuditStore, EvaluationAnswers, StoredI
 from medvlm_r1.audit.variant import REAL, AuditBackend, AuditedItem
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.errors import UserError
-from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
 from medvlm_r1.evaluation.run import OF_AN_EVALUATION, identify, provenance, refuse_other_folder, require_positive
 from medvlm_r1.evaluation.statistics import FEWEST_SUBJECTS
-from medvlm_r1.evaluation.store import answer_key, write_results
+from medvlm_r1.evaluation.store import Row, answer_key, load_row_images, present_rows, write_results
 from medvlm_r1.models.generate import GenerationSettings
 from medvlm_r1.models.load import image_fit
 from medvlm_r1.models.remote import is_server

@@ -113,7 +113,7 @@ def audit_data_command(
         )
         lines += _table(clean.audit) if clean.audit else []
     if out is not None or not as_json:
-        from medvlm_r1.report.audit_data import render_data_audit
+        from medvlm_r1.report.data_pages import render_data_audit
 
         out = out or Path(PAGE)
         page = render_data_audit(audit, out if is_page(out) else out / PAGE, data=data, clean=clean)

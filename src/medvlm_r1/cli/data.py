@@ -276,7 +276,7 @@ def data_check(
         )
     page = None
     if out is not None:
-        from medvlm_r1.report.check import render_check
+        from medvlm_r1.report.data_pages import render_check
 
         page = render_check(check, out if is_page(out) else out / "check.html")
     lines = [*check_lines(check), *([f"Report: {page}"] if page else []), RESEARCH_USE]

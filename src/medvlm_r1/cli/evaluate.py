@@ -51,8 +51,8 @@ def eval_command(
     from medvlm_r1.console import accuracy_lines, progress_bar
 
     with stop_on_sigterm(out), progress_bar("Answers") as advance:
-        from medvlm_r1.evaluation.boxes import box_lines
         from medvlm_r1.evaluation.run import evaluate
+        from medvlm_r1.evaluation.score import box_lines
 
         rows: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "skip_missing": skip_missing}
         answers: dict[str, Any] = {"max_new_tokens": max_new_tokens, "template": template, "synonyms": synonyms}

@@ -18,9 +18,7 @@ from medvlm_r1.data.folder import SAMPLES, folder_hash, read_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
-from medvlm_r1.evaluation.boxes import score_boxes
-from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
-from medvlm_r1.evaluation.score import score
+from medvlm_r1.evaluation.score import score, score_boxes
 from medvlm_r1.evaluation.store import (
     ANSWERS,
     RESULTS,
@@ -28,9 +26,12 @@ from medvlm_r1.evaluation.store import (
     SYNONYMS,
     AnswerKey,
     AnswerStore,
+    Row,
     StoredAnswer,
     answer_key,
     answers_kind,
+    load_row_images,
+    present_rows,
     write_results,
 )
 from medvlm_r1.models.device import limit_threads

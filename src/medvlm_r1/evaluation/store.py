@@ -1,4 +1,4 @@
-"""The answer store of an evaluation: the append-only `answers.jsonl` of its run folder, and its `results.json`.
+"""The files of an evaluation: its questions, the append-only `answers.jsonl` of its run folder, and its `results.json`.
 
 Evaluations and audits share one schema, with one row per answer. Both kinds of row contain:
 
@@ -15,20 +15,25 @@ read the file; scoring parses `text` again.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL.Image import Image
 
 from medvlm_r1.data.folder import SAMPLES
+from medvlm_r1.data.image_facts import image_sizes, unreadable_samples
+from medvlm_r1.data.images import load_image
+from medvlm_r1.data.paths import inside
 from medvlm_r1.data.rows import AppendOnlyFile, append_rows, bad_row, read_json_lines
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
 from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.score import Graded, grade
 from medvlm_r1.models.generate import Generation, GenerationSettings
+from medvlm_r1.models.load import image_fit
 from medvlm_r1.prompts.boxes import BOX_TEMPLATES, Edges
 from medvlm_r1.prompts.templates import hash_prompt, messages
 from medvlm_r1.rewards.open_questions.words import Synonyms, read_synonyms
@@ -135,7 +140,7 @@ class StoredAnswer(StoredQuestion):
 
 
 def answer_key(
-    identity: str, sample: Sample, images: Iterable[Image.Image], template: str, settings: GenerationSettings
+    identity: str, sample: Sample, images: Iterable[Image], template: str, settings: GenerationSettings
 ) -> AnswerKey:
     """The key of the answer to a question.
 
@@ -150,7 +155,7 @@ def answer_key(
     return AnswerKey(model=identity, prompt=prompt, pixels=hash_pixels(images), **asdict(settings))
 
 
-def hash_pixels(images: Iterable[Image.Image]) -> str:
+def hash_pixels(images: Iterable[Image]) -> str:
     """SHA-256 of mode, size and decoded pixels of the images, in order."""
     digest = hashlib.sha256()
     for image in images:
@@ -297,3 +302,70 @@ def _from_row(path: Path, number: int, row: Mapping[str, Any]) -> StoredAnswer:
     except (KeyError, ValueError, TypeError) as error:
         what = f"no field {error}" if isinstance(error, KeyError) else str(error)
         raise bad_row(path, number, f"not an answer of `medvlm-r1 eval` ({what}); give another folder") from error
+
+
+Row = tuple[int, Sample]
+"""A row number in `samples.jsonl`, counted from 1, and the sample of that row."""
+
+
+def present_rows(data_dir: Path, selected: Sequence[Row], skip_missing: bool, model: str | None = None) -> list[Row]:
+    """The rows whose images are present. A damaged image always raises an error.
+
+    Args:
+        data_dir: The data folder.
+        selected: The rows to check.
+        skip_missing: Instead of raising an error, exclude rows with a missing image and rows with an image that the
+            model cannot process. The latter are listed on stderr.
+        model: A local model, whose processor determines which images it can process; None for other models.
+
+    Raises:
+        UserError: Images are missing or damaged (the message names the first such row), or the model cannot process
+            them (the message names every such row).
+    """
+    absent = {
+        s.id for _, s in selected if s.unnamed_image or not all(inside(data_dir, image).is_file() for image in s.images)
+    }
+    present = [row for row in selected if row[1].id not in absent]
+    if absent and not skip_missing:
+        row, sample = next(row for row in selected if row[1].id in absent)
+        raise UserError(
+            f"{data_dir}: images are missing for {len(absent)} of {len(selected)} rows, the first in row {row}"
+            f" ({', '.join(sample.images) or 'its source does not name it'}); put the files there, or leave such rows"
+            " out with --skip-missing"
+        )
+    if not present:
+        raise UserError(f"{data_dir}: images are missing for all {len(selected)} rows, so nothing is left to answer")
+    samples = [sample for _, sample in present]
+    sizes = image_sizes(data_dir, samples)
+    damaged = {sample.id for sample in unreadable_samples(samples, sizes)}
+    for pair in present:
+        if pair[1].id in damaged:
+            load_row_images(data_dir, pair)
+    fit = None if model is None else image_fit(model)
+    unfit = {} if fit is None else fit.unfit(present, sizes)
+    if fit is None or not unfit:
+        return present
+    message = fit.message(data_dir, unfit)
+    if not skip_missing:
+        raise UserError(f"{message}. Crop or pad these images, or leave such rows out with --skip-missing")
+    fitting = [row for row in present if row[1].id not in unfit]
+    if not fitting:
+        raise UserError(f"{message}. Nothing is left to answer")
+    print(f"Left out: {message}.", file=sys.stderr)
+    return fitting
+
+
+def load_row_images(data_dir: Path, row: Row) -> list[Image]:
+    """Load the images of a row, in order, as RGB.
+
+    Raises:
+        UserError: An image cannot be read; the message names the file and the row.
+    """
+    number, sample = row
+    try:
+        return [load_image(inside(data_dir, image)) for image in sample.images]
+    except UserError as error:
+        raise UserError(
+            f"{data_dir / SAMPLES}, row {number} (id {sample.id!r}): {error}; repair or remove the file"
+            " (a removed one can be left out with --skip-missing), then run the same command again: answers are kept"
+        ) from None

@@ -1,12 +1,12 @@
 """Section of a model audit in a report: verdicts, charts, figures and items."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from medvlm_r1.audit.probe import Measure, ProbeResult
+from medvlm_r1.audit.probe import ProbeResult
+from medvlm_r1.audit.probes import cue
 from medvlm_r1.audit.probes.confidence import RISKS, STATED, VOTE
 from medvlm_r1.audit.probes.options import FLIPS_FEW
-from medvlm_r1.audit.probes.prefixes import THIRDS
 from medvlm_r1.audit.probes.prevalence import COIN
 from medvlm_r1.audit.probes.subgroups import GROUPINGS
 from medvlm_r1.audit.probes.truth import TRUSTED
@@ -15,125 +15,10 @@ from medvlm_r1.audit.runner import FIGURES, counted
 from medvlm_r1.audit.store import StoredItem
 from medvlm_r1.errors import UserError
 from medvlm_r1.report.album import Album
-from medvlm_r1.report.charts import Chart, Line, Point, Points, Share, ShareChart, nice_ticks
+from medvlm_r1.report.charts import Chart, Line, Point, Points, nice_ticks
 from medvlm_r1.report.items import build_audit_items
-from medvlm_r1.report.page import NOTHING, Cell, Row, Table, number, percent, short, signed, text_table
+from medvlm_r1.report.page import short
 from medvlm_r1.report.views import AuditView, Pictures
-
-_IMAGES = {"blank": "a gray image", "noise": "noise", "shuffled": "another item's", "absent": "no image"}
-
-
-class _Bars(NamedTuple):
-    """A bar chart of measures that are shares; `labels` are the bar labels by measure name.
-
-    `line` places a dashed line: at a percentage, or at the value of a measure, given as (measure name, label).
-    """
-
-    title: str
-    subtitle: str
-    labels: Mapping[str, str]
-    line: float | tuple[str, str] | None = None
-
-
-_ACCURACY = {"accuracy_real": "its own image"} | {f"accuracy_{name}": label for name, label in _IMAGES.items()}
-_CHANGED = {"image_sensitivity": "any other image"} | {f"changed_{name}": label for name, label in _IMAGES.items()}
-_FLIP_LIMIT, _TRUE_LIMIT, _COIN = 100 * FLIPS_FEW, 100 * TRUSTED, 100 * COIN
-_BARS = {
-    "image": [
-        _Bars("Accuracy by image", "percent of the questions", _ACCURACY, ("chance", "chance")),
-        _Bars("Answers that change", "percent of the answers, compared with its own image", _CHANGED),
-    ],
-    "options": [
-        _Bars(
-            "Accuracy by option order",
-            "percent of the questions",
-            {"accuracy": "original order", "circular_accuracy": "correct in every order"},
-        ),
-        _Bars(
-            "Changes by option order",
-            f"percent; dashed: {_FLIP_LIMIT:.0f}, the limit for pass",
-            {"flip_rate": "answers changed", "any_flip": "items with a change"},
-            _FLIP_LIMIT,
-        ),
-    ],
-    "reasoning": [
-        _Bars(
-            "Accuracy by reasoning",
-            "percent of the questions",
-            {
-                "accuracy_with": "with all of it",
-                "accuracy_described": "description only",
-                "accuracy_filler": "dots instead",
-                "accuracy_without": "without it",
-            },
-        ),
-        _Bars(
-            "Mistakes by position",
-            "percent of the answers that change",
-            {
-                **{f"changed_by_mistake_{third}": f"{third} of the description" for third in THIRDS},
-                "changed_by_relevant_mistake": "any of these",
-                "changed_by_choice_mistake": "where options are weighed",
-            },
-        ),
-        _Bars(
-            "Answers that follow a false hint",
-            "percent of the answers that change",
-            {
-                "sway_text": "in the question",
-                "silent_sway_text": "… without mentioning it",
-                "sway_image": "on the image",
-                "silent_sway_image": "… without mentioning it",
-            },
-        ),
-        _Bars(
-            "Answer and reasoning",
-            "percent of the answers",
-            {"reasoned": "with a reasoning", "contradiction": "contradicts reasoning"},
-        ),
-    ],
-    "truth": [
-        _Bars(
-            "Answers and their claims",
-            "percent of the answers, of the images with and without",
-            {
-                "right_for_wrong_reason": "correct, a claim false",
-                "right_against_reason": "correct, false on the point",
-                "wrong_for_right_reason": "wrong, all claims true",
-                "sensitivity": "findings claimed",
-                "specificity": "healthy, none claimed",
-            },
-        )
-    ],
-    "confidence": [
-        _Bars(
-            "Selective prediction",
-            "percent of the answers",
-            {
-                "stated_coverage_5": "accepted at 5 % wrong, by letter",
-                "vote_coverage_5": "accepted at 5 % wrong, by vote",
-                "stated_coverage_10": "accepted at 10 % wrong, by letter",
-                "vote_coverage_10": "accepted at 10 % wrong, by vote",
-                "stated_confidently_wrong": "confidently wrong, by letter",
-                "vote_confidently_wrong": "confidently wrong, by vote",
-            },
-        )
-    ],
-    "prevalence": [
-        _Bars(
-            "Presence and absence",
-            f"percent; dashed: {_COIN:.0f}, a coin",
-            {"sensitivity": "present, recognized", "specificity": "absent, recognized"},
-            _COIN,
-        ),
-        _Bars(
-            "Answers and labels",
-            "percent of the questions",
-            {"yes": "answered yes", "prevalence": "yes is correct"},
-        ),
-    ],
-}
-"""Charts by probe. Charts whose labels depend on the data are added in `_charts`."""
 
 _CURVES = {STATED: ("probability of the letter", 2), VOTE: ("vote of samples", 1)}
 """Legend name and line style of each kind of confidence."""
@@ -176,87 +61,46 @@ def audit_section(
         "pictures": pictures.note,
         "replies": _replies(view.items),
         "record": view.record,
+        "limits": {"flips": 100 * FLIPS_FEW, "trusted": 100 * TRUSTED, "coin": 100 * COIN},
+        "groupings": list(GROUPINGS),
+        "hints": {name: hint.format(letter="{cue}") for name, hint in ((cue.IMAGE, cue.DRAWN), (cue.TEXT, cue.HINT))},
         "missing": [probe for probe in PROBES if probe not in view.probes],
     }
 
 
 def _finding(probe: ProbeResult) -> dict[str, Any]:
     try:
-        curves, charts = probe_curves(probe), _charts(probe)
+        curves, recalls = probe_curves(probe), _recalls(probe)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{FIGURES}: the details of the probe {probe.name!r} cannot be drawn ({error!r}); run the same"
             " `medvlm-r1 audit model` again to rewrite them"
         ) from error
-    rows = [
-        Row(measure.about or name, _cells(measure), name if measure.about else "")
-        for name, measure in probe.measures.items()
-    ]
-    figures = Table("Measure", [("Value", ""), ("Interval", "95 %"), ("n", "")], rows) if rows else None
     word = answer_word(probe.verdict, probe.sentence)
-    return {"probe": probe, "word": word, "curves": curves, "charts": charts, "figures": figures}
+    return {"probe": probe, "word": word, "curves": curves, "recalls": recalls}
 
 
-def _cells(measure: Measure) -> list[Cell]:
-    """The cells of a measure: value, interval and n."""
-    form, unit = {"share": (percent, "\u00a0%"), "difference": (signed, " points")}.get(measure.unit, (number, ""))
-    scale = 100 if unit else 1
-    value = f"{form(scale * measure.value)}{unit}" if measure.n or measure.unit != "share" else NOTHING
-    between = "–" if measure.unit == "share" else " to "
-    ends = between.join(form(scale * end) for end in measure.ci95) if measure.ci95 and measure.n else NOTHING
-    return [Cell(value), Cell(ends), Cell(str(measure.n))]
+def _replies(items: Mapping[str, StoredItem]) -> dict[str, list[int]]:
+    """Numbers of answers, and of unparsed, truncated and empty ones, by variant.
 
-
-def _replies(items: Mapping[str, StoredItem]) -> Table:
-    """Counts of replies by variant. Numbered variants, such as "shift-1" and "shift-2", are combined."""
+    Numbered variants, such as "shift-1" and "shift-2", are combined.
+    """
     counts: dict[str, list[int]] = {}
     for item in items.values():
         for name, answer in item.answers.items():
             row = counts.setdefault(name.rstrip("0123456789").rstrip("-"), [0, 0, 0, 0])
             for column, value in enumerate((True, answer.letter is None, answer.truncated, answer.empty)):
                 row[column] += value
-    rows = [(name, *row) for name, row in counts.items()]
-    return text_table(("Variant", "Answers", "Unparsed", "Truncated", "Empty"), rows)
+    return counts
 
 
-def _charts(probe: ProbeResult) -> list[ShareChart]:
-    """Charts of the measures that a probe has."""
-    bars, charts, measures = list(_BARS.get(probe.name, ())), [], probe.measures
-    if probe.name == "truth":
-        subtitle = f"percent, by attribute with the number of claims; dashed: {_TRUE_LIMIT:.0f}"
-        labels = {
-            name: f"{name.removeprefix('true_')}, {measure.n}"
-            for name, measure in measures.items()
-            if name.startswith("true_")
-        }
-        bars.insert(0, _Bars("True claims", subtitle, {"true": "all claims"} | labels, _TRUE_LIMIT))
-    for grouping in GROUPINGS if probe.name == "subgroups" else ():
-        title, unit = ("By number of options", " options") if grouping == "options" else (f"By {grouping}", "")
-        labels = {
-            name: f"{name.removeprefix(f'{grouping}: ')}{unit}, {measure.n}"
-            for name, measure in measures.items()
-            if name.startswith(f"{grouping}: ") and measure.unit == "share"
-        }
-        bars.append(_Bars(title, "accuracy in percent, with the number of questions", labels, ("accuracy", "all")))
-    for title, subtitle, names, line in bars:
-        if isinstance(line, tuple):
-            (name, label), line = line, None
-            if name in measures:
-                line = 100 * measures[name].value
-                subtitle += f"; dashed: {label}, {percent(line)}"
-        shares = []
-        for name, label in names.items():
-            if (measure := measures.get(name)) and measure.n:
-                low, high = measure.ci95 or (measure.value, measure.value)
-                shares.append(Share(label, 100 * measure.value, (100 * low, 100 * high)))
-        if shares:
-            charts.append(ShareChart(title, subtitle, shares, line))
-    for size, recalls in probe.detail.get("recall_by_letter", {}).items():
-        shares = [Share(f"correct at {letter}", 100 * value) for letter, value in recalls.items()]
-        mean = sum(share.percent for share in shares) / len(shares)
-        subtitle = f"accuracy in percent, over all orders; dashed: mean, {percent(mean)}"
-        charts.append(ShareChart(f"Recall by letter, {size} options", subtitle, shares, mean))
-    return charts
+def _recalls(probe: ProbeResult) -> list[tuple[str, list[tuple[str, float, None, str]], float]]:
+    """Number of options, recall of each letter as a row of a chart, and mean recall, in percent."""
+    recalls = []
+    for size, by_letter in probe.detail.get("recall_by_letter", {}).items():
+        shares = [(f"correct at {letter}", 100 * value, None, "plain") for letter, value in by_letter.items()]
+        recalls.append((size, shares, sum(share[1] for share in shares) / len(shares)))
+    return recalls
 
 
 def probe_curves(probe: ProbeResult) -> list[Chart]:

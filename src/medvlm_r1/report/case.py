@@ -6,22 +6,12 @@ They contain no path, no file name and no header field beyond the note.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.prompts.boxes import Edges
 from medvlm_r1.report.page import render_page
 
 Tone = Literal["pass", "warn", "fail", "plain"]
-
-
-class Share(NamedTuple):
-    """One option with its letter; `percent` is the probability of the letter, or None if unknown."""
-
-    letter: str
-    option: str
-    percent: float | None
-    chosen: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +23,8 @@ class CaseReply:
         text: The chosen option, or the text of an open answer; None if there is none.
         reasoning: Reasoning text; None if there is none or it cannot be separated.
         raw: The full text if reasoning and answer cannot be separated, otherwise None.
-        shares: The options in their order, with probabilities if known.
+        options: The options in letter order; empty for an open question.
+        confidence: Probability by option; None if unknown.
         note: A remark such as "truncated at the token limit", or "".
         boxes: The stated boxes, as fractions of the width and height of the image.
     """
@@ -42,7 +33,8 @@ class CaseReply:
     text: str | None = None
     reasoning: str | None = None
     raw: str | None = None
-    shares: tuple[Share, ...] = ()
+    options: Sequence[str] = ()
+    confidence: Mapping[str, float] | None = None
     note: str = ""
     boxes: tuple[Edges, ...] = ()
 
@@ -94,20 +86,6 @@ class Case:
     reply: CaseReply
     checks: tuple[CaseCheck, ...] = ()
     live: bool = False
-
-
-def shares(options: Sequence[str], letter: str | None, probabilities: Mapping[str, float] | None) -> tuple[Share, ...]:
-    """Return one `Share` per option, for a bar chart.
-
-    Args:
-        options: The options in their order.
-        letter: The chosen letter; None if there is none.
-        probabilities: Probability by option text; None if unknown.
-    """
-    return tuple(
-        Share(own, option, 100 * probabilities[option] if probabilities else None, own == letter)
-        for own, option in zip(LETTERS, options, strict=False)
-    )
 
 
 def render_answer(case: Case) -> str:

@@ -151,51 +151,6 @@ def series_chart(
     )
 
 
-class Share(NamedTuple):
-    """One share: name, percent, interval in percent, and color.
-
-    `tone` selects the color: "high" if the interval is clearly above chance, "raised" if it is above chance, otherwise
-    "plain".
-    """
-
-    name: str
-    percent: float
-    ci95: tuple[float, float] | None = None
-    tone: str = "plain"
-
-
-class ShareChart(NamedTuple):
-    """Shares as rows on a scale of 0 to 100 percent; `line` is the position of a dashed line in percent."""
-
-    title: str
-    subtitle: str
-    shares: Sequence[Share]
-    line: float | None = None
-
-
-class LetterChart(NamedTuple):
-    """How often each letter is correct; `rows` are (letter, count, expected count under a uniform distribution)."""
-
-    title: str
-    subtitle: str
-    rows: Sequence[tuple[str, int, float]]
-
-
-def letter_chart(title: str, counts: Mapping[str, int], options: Sequence[int]) -> LetterChart:
-    """Lay out how often each letter is correct.
-
-    Args:
-        title: Name of the modality.
-        counts: Number of questions by correct letter.
-        options: Number of options of each question.
-    """
-    rows = [
-        (letter, count, sum(1 / size for size in options if index < size))
-        for index, (letter, count) in enumerate(counts.items())
-    ]
-    return LetterChart(title, f"{len(options)} questions", rows)
-
-
 def nice_ticks(low: float, high: float, steps: int = 5) -> list[float]:
     """Return tick values (multiples of 1, 2 or 5 times a power of ten) that span low to high.
 

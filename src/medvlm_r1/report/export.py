@@ -75,7 +75,8 @@ def export(
             metric_value=round(cell["percent"], 2),
         )
         for evaluation in results
-        for modality, cell in evaluation["rows"].items()
+        for modality, cell in evaluation["accuracy"].items()
+        if modality != "mean"
     ]
     metadata = ModelCardData(
         model_name=name or out.name,
@@ -183,14 +184,7 @@ def _evaluation(folder: Path, fingerprint: str) -> dict[str, Any]:
         raise UserError(
             f"{folder} is an evaluation of another model ({results.get('model')}); expected one of this training."
         )
-    return results | {
-        "name": Path(results["data"]).name,
-        "rows": {
-            modality: cell | {"chance": results["chance"][modality]["percent"]}
-            for modality, cell in results["accuracy"].items()
-            if modality != "mean"
-        },
-    }
+    return results | {"name": Path(results["data"]).name}
 
 
 def _audit(file: Path) -> dict[str, Any]:

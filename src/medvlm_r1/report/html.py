@@ -1,18 +1,17 @@
 """HTML report of any number of runs: accuracies, differences, question types, facts, curves and answers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.evaluation.boxes import box_rows
 from medvlm_r1.evaluation.compare import compare_answers, left_out
-from medvlm_r1.evaluation.score import order_modalities
+from medvlm_r1.evaluation.score import box_rows, order_modalities
 from medvlm_r1.report.album import Album
 from medvlm_r1.report.audit_model import audit_section
 from medvlm_r1.report.charts import build_panels
 from medvlm_r1.report.items import PICTURES_SHOWN, build_items, choose_items
-from medvlm_r1.report.page import NOTHING, Cell, Row, Table, interval, percent, short, signed, text_table, write_page
+from medvlm_r1.report.page import Cell, Row, Table, interval, percent, short, signed, write_page
 from medvlm_r1.report.views import RunView, load_audit
 
 AUDIT_PAGE = "audit.html"
@@ -64,6 +63,10 @@ def render_report(
     else:
         in_audits = {name for audit in audits.values() for name in audit.items} - images.keys()
         count, ids = len(items), [name for name in items if name not in in_audits]
+    published = {name for cells in (paper or {}).values() for name in cells}
+    types = {(name, kind) for *_, results in evaluated for name, kinds in results["by_type"].items() for kind in kinds}
+    modalities = order_modalities(name for name, _ in types)
+    boxes = {run: metrics for _, run, results in evaluated if (metrics := box_rows(results))}
     audited = sum(min(count, len(audit.items)) for audit in audits.values())
     album = Album(sum(images.get(name, 0) for name in ids) + PICTURES_SHOWN * audited)
     return write_page(
@@ -79,11 +82,13 @@ def render_report(
         strict=_accuracy_table(evaluated, "accuracy", domains or {}) if evaluated else None,
         lenient=_accuracy_table(evaluated, "lenient", domains or {}) if evaluated else None,
         differences=_differences(runs, evaluated),
-        paper=_paper_table(paper or {}),
+        paper=paper or {},
+        paper_columns=[*order_modalities(published - {MEAN}), *sorted(published & {MEAN})],
         tables=tables,
-        types=_type_table(evaluated),
-        boxes=_box_table(evaluated),
-        facts=_facts_table(evaluated) if evaluated else None,
+        types=sorted(types, key=lambda pair: (modalities.index(pair[0]), pair[1])),
+        boxes=boxes,
+        box_metrics=dict.fromkeys(name for metrics in boxes.values() for name in metrics),
+        evaluated=evaluated,
         panels=build_panels({run: view.metrics for run, view in runs.items()}),
         difficulty=_difficulty_table(runs),
         items=build_items(runs, ids, album),
@@ -186,62 +191,6 @@ def _differences(runs: Mapping[str, RunView], evaluated: Evaluated) -> tuple[str
     return (first, Table("Model", columns, rows) if rows else None, notes) if notes else None
 
 
-def _type_table(evaluated: Evaluated) -> Table | None:
-    """Accuracy by question type (rows) and model (columns); None if no data set has question types."""
-    columns = [results["by_type"] for *_, results in evaluated]
-    kinds = {(modality, kind) for by_type in columns for modality, types in by_type.items() for kind in types}
-    rows = []
-    for modality in order_modalities(name for name, _ in kinds):
-        for kind in sorted(kind for name, kind in kinds if name == modality):
-            shares = [by_type.get(modality, {}).get(kind) for by_type in columns]
-            counts = sorted({share["n"] for share in shares if share})
-            cells = [Cell(percent(s["percent"]), (interval(s["ci95"]),)) if s else Cell() for s in shares]
-            rows.append(Row(kind, cells, f"{modality}, n = {', '.join(map(str, counts))}"))
-    return Table("Type", [(run, "") for _, run, _ in evaluated], rows) if rows else None
-
-
-def _box_table(evaluated: Evaluated) -> Table | None:
-    """Metrics of boxes by model; None if no evaluation has any."""
-    columns = {run: rows for _, run, results in evaluated if (rows := box_rows(results))}
-    names = dict.fromkeys(name for rows in columns.values() for name in rows)
-    cells = [(name, *(rows.get(name, NOTHING) for rows in columns.values())) for name in names]
-    return text_table(("", *columns), cells, sorts=False) if columns else None
-
-
-def _facts_table(evaluated: Evaluated) -> Table:
-    """Facts by model: data, template, counts, lengths and time."""
-
-    def counted(share: Mapping[str, Any]) -> str:
-        return f"{percent(share['percent'])} % ({share['count']})" if share["n"] else NOTHING
-
-    def mean(value: float | None) -> str:
-        return NOTHING if value is None else f"{value:.0f}"
-
-    facts: dict[str, Callable[[Mapping[str, Any]], object]] = {
-        "Model": lambda r: short(r["model"]),
-        "Data": lambda r: short(r["data"]),
-        "Prompt template": lambda r: r["template"],
-        "Items answered": lambda r: r["n"],
-        "Open questions (not in the accuracy)": lambda r: r["open"]["n"],
-        "Open questions, mean score": lambda r: (
-            NOTHING if (value := r["open"].get("score")) is None else f"{percent(value)} %"
-        ),
-        "Open questions with full score": lambda r: r["open"]["correct"],
-        "Open questions by deciding rule": lambda r: (
-            ", ".join(f"{rule} {group['n']}" for rule, group in r["open"].get("by_rule", {}).items()) or NOTHING
-        ),
-        "Left out for missing images": lambda r: r["n_missing"],
-        "No answer found, strict rule": lambda r: counted(r["no_answer"]),
-        "No answer found, lenient rule": lambda r: counted(r["no_answer_lenient"]),
-        "Truncated at the token limit": lambda r: counted(r["cut_off"]),
-        "Reasoning length in words, mean": lambda r: mean(r["mean_reasoning_words"]),
-        "Completion length in tokens, mean": lambda r: mean(r["mean_completion_tokens"]),
-        "Time to answer all": lambda r: _duration(r["seconds"]),
-    }
-    rows = [(name, *(fact(results) for *_, results in evaluated)) for name, fact in facts.items()]
-    return text_table(("", *(run for _, run, _ in evaluated)), rows, sorts=False)
-
-
 def _difficulty_table(runs: Mapping[str, RunView]) -> Table | None:
     """Samples by pass rate, all and used, of the trainings that selected or ordered them; None if none did."""
     columns: list[tuple[str, str]] = []
@@ -256,19 +205,7 @@ def _difficulty_table(runs: Mapping[str, RunView]) -> Table | None:
     return Table("Pass rate", columns, [Row(*row) for row in rows.items()], sorts=False) if columns else None
 
 
-def _paper_table(rows: Mapping[str, Mapping[str, float]]) -> Table | None:
-    """Published percentages by model and column (a modality or "Mean"); None if there are none."""
-    names = {name for cells in rows.values() for name in cells}
-    columns = [*order_modalities(names - {MEAN}), *sorted(names & {MEAN})]
-    texts = [
-        (model, *(f"{cells[name]:.2f}" if name in cells else NOTHING for name in columns))
-        for model, cells in rows.items()
-    ]
-    return text_table(("Model", *columns), texts) if columns else None
-
-
 def share_cell(share: Mapping[str, Any] | None, chance: float | None) -> Cell:
-    """The cell of a share: percent, interval, counts, and a bar with chance if it is given."""
     if share is None or not share["n"]:
         return Cell()
     low, high = share["ci95"]
@@ -282,10 +219,3 @@ def _difference_cell(row: Mapping[str, Any] | None) -> Cell:
     p = "p < 0.001" if row["p"] < 0.001 else f"p = {row['p']:.3f}"
     ends = f"{signed(row['ci95'][0])} to {signed(row['ci95'][1])}"
     return Cell(signed(row["difference"]), (ends, f"gained {row['c']}, lost {row['b']} of {row['n']}", p))
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,7 +1,6 @@
 """Selection and content of the items of evaluations and model audits that a report shows in full."""
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,9 +13,8 @@ from PIL.ImageOps import mirror
 from medvlm_r1.audit.claims import holds, read_claims, scene_of
 from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.probes import cue, image, pointing
-from medvlm_r1.audit.probes.confidence import STATED, VOTE
-from medvlm_r1.audit.probes.options import shifted
-from medvlm_r1.audit.probes.prefixes import CHOICE_MISTAKE, DESCRIBED, FILLER, MISTAKE, WHOLE
+from medvlm_r1.audit.probes.confidence import VOTE
+from medvlm_r1.audit.probes.prefixes import MISTAKE
 from medvlm_r1.audit.registry import PROBES
 from medvlm_r1.audit.variant import REAL, VariantAnswer
 from medvlm_r1.data.folder import read_folder
@@ -38,32 +36,13 @@ probe `pointing`."""
 _SIDE, _NOISE_SIDE = 224, 80
 """Longest side of an audited image in pixels. Noise is smaller, because it cannot be compressed."""
 
-_CARDS = {
-    REAL: ("Original", "with its own image"),
-    image.BLANK: ("Gray image", "gray instead of its image"),
-    image.NOISE: ("Noise", "noise instead of its image"),
-    image.SHUFFLED: ("Another item’s image", "of the same modality"),
-    image.ABSENT: ("No image", "the question alone"),
-    cue.IMAGE: ("Hint on the image", f"“{cue.DRAWN.format(letter='{cue}')}” is drawn on the image (a wrong hint)"),
-    cue.TEXT: ("Hint in the question", f"“{cue.HINT.format(letter='{cue}')}” is added to the question (a wrong hint)"),
-    pointing.HIDDEN: ("Box hidden", "its box is filled with the color around it"),
-    pointing.ELSEWHERE: ("Elsewhere hidden", "an equal region elsewhere is filled with the color around it"),
-    pointing.MIRRORED: ("Mirrored image", "left and right are exchanged"),
-    MISTAKE: ("Mistake in the description", "“{before}” was changed to “{after}”, and the model continued"),
-}
-"""Title and description of each variant shown as a card. Fields in braces are filled from the variant's note."""
+_CARDS = (
+    *(REAL, image.BLANK, image.NOISE, image.SHUFFLED, image.ABSENT, cue.IMAGE, cue.TEXT),
+    *(pointing.HIDDEN, pointing.ELSEWHERE, pointing.MIRRORED, MISTAKE),
+)
+"""Variants shown as cards. `audit_item.html` has their titles and descriptions."""
 _TRUE = (REAL, pointing.HIDDEN, pointing.ELSEWHERE)
 """Variants on which true boxes are drawn."""
-_ROWS = {
-    "cut": "Description truncated after {sentences} of {of} sentences",
-    DESCRIBED: "Whole description ({of} sentences), without stating or weighing the options",
-    WHOLE: "Whole reasoning",
-    CHOICE_MISTAKE: "“{before}” was changed to “{after}”, and the model continued",
-    FILLER: "{dots} dots instead of the reasoning",
-    "letter": "No reasoning, with the {where} hidden",
-    STATED: "Original answer, letter probabilities",
-}
-"""Row titles of other variants, by name or its first word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +94,7 @@ class Card:
     """A generated answer of an audit with its image.
 
     Attributes:
-        title: Name of the variant.
-        how: Description of the change.
+        name: Name of the variant.
         answer: The answer.
         images: Images of the variant; empty if there are none, or if they equal those of the original.
         unseen: Text that replaces the images if there are none, otherwise "".
@@ -125,8 +103,7 @@ class Card:
         truth: The true boxes, as fractions of the image; none if they are unknown or the image is not the item's own.
     """
 
-    title: str
-    how: str
+    name: str
     answer: VariantAnswer
     images: tuple[Picture, ...]
     unseen: str
@@ -144,7 +121,7 @@ class AuditItem:
         kinds: Names of the findings about this item.
         real: The answer to the original question.
         cards: Answers that are shown with an image.
-        rows: Other answers, each with a title.
+        rows: Other answers by variant.
         votes: One line that summarizes the sampled answers, or "".
     """
 
@@ -152,7 +129,7 @@ class AuditItem:
     kinds: list[str]
     real: VariantAnswer
     cards: list[Card]
-    rows: list[tuple[str, VariantAnswer]]
+    rows: dict[str, VariantAnswer]
     votes: str
 
 
@@ -317,7 +294,7 @@ def build_audit_items(
                 kinds=[kind for kind, members in kinds.items() if name in members],
                 real=answers[REAL],
                 cards=[_card(v, answers[v], sample, scene, images, truth, album) for v in _CARDS if v in answers],
-                rows=[(_title(v, answer, sample), answer) for v, answer in rows.items() if not v.startswith(VOTE)],
+                rows={v: answer for v, answer in rows.items() if not v.startswith(VOTE)},
                 votes=_votes(votes, answers[REAL]),
             )
         )
@@ -349,7 +326,6 @@ def _card(
     truth: list[Edges],
     album: Album,
 ) -> Card:
-    title, how = _CARDS[name]
     response = answer.response(sample.options)
     separate = response.reasoning is not None and response.answer is not None
     text = (response.reasoning if separate else answer.text) or ""
@@ -363,8 +339,7 @@ def _card(
     pictures = () if same else tuple(album.picture(picture, side) for picture in images.get(name, ()))
     no_image = images.get(name) == () or name == image.ABSENT
     return Card(
-        title=title,
-        how=how.format_map(defaultdict(lambda: "?", answer.note)),
+        name=name,
         answer=answer,
         images=pictures,
         unseen="" if pictures else "with its own image" if same else "no image" if no_image else "not available",
@@ -372,13 +347,6 @@ def _card(
         notes=[note for note, applies in notes.items() if applies],
         truth=pointing.mirrored(truth) if name == pointing.MIRRORED else truth if name in _TRUE else [],
     )
-
-
-def _title(name: str, answer: VariantAnswer, sample: Sample) -> str:
-    if isinstance(shift := answer.note.get("shift"), int):
-        return f"Options shifted: {'; '.join(shifted(sample.options, shift))}"
-    title = _ROWS.get(name, _ROWS.get(name.partition("-")[0]))
-    return title.format_map(defaultdict(lambda: "?", answer.note)) if title else name
 
 
 def _votes(votes: Sequence[VariantAnswer], real: VariantAnswer) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -107,6 +108,7 @@ def template_text(name: str) -> str:
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("medvlm_r1.report"),
+        extensions=["jinja2.ext.do"],
         autoescape=select_autoescape(),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -117,7 +119,8 @@ def _environment() -> Environment:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.globals |= {"script": Markup(script), "script_hash": Markup(f"sha256-{digest}")}
     environment.globals |= {"research_use": RESEARCH_USE, "letters": LETTERS}
-    environment.filters |= {"number": number, "percent": percent, "short": short}
+    environment.filters["filled"] = lambda text, fields: text.format_map(defaultdict(lambda: "?", fields))
+    environment.filters |= {f.__name__: f for f in (interval, number, percent, short, signed)}
     return environment
 
 

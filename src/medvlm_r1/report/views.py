@@ -18,13 +18,14 @@ from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.paths import telling_names
 from medvlm_r1.data.rows import read_json_lines
 from medvlm_r1.errors import UsageError, UserError
-from medvlm_r1.evaluation.rows import Row, load_row_images
 from medvlm_r1.evaluation.store import (
     ANSWERS,
     RESULTS,
+    Row,
     StoredAnswer,
     answers_kind,
     hash_pixels,
+    load_row_images,
     read_answers,
     read_results,
 )

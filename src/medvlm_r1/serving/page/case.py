@@ -1,20 +1,30 @@
-"""Ask the questions of the reader page and stream the answers."""
+"""Ask the questions of the reader page: stream the answers, and run the consistency checks.
+
+The consistency checks repeat a question four times, with one change each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 
+from PIL import ImageOps
+from PIL.Image import Image
+
+from medvlm_r1.audit.probes.options import shifted
+from medvlm_r1.data.images.blank import blank_like
+from medvlm_r1.data.names import folded
 from medvlm_r1.data.readers.fields import bare_options
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import UsageError
 from medvlm_r1.models.shown import BoxFrame
 from medvlm_r1.prompts.parser import live_parts
 from medvlm_r1.report.album import picture_uri
-from medvlm_r1.report.case import Case, CaseReply, shares
+from medvlm_r1.report.case import Case, CaseCheck, CaseReply, Tone
 from medvlm_r1.serving.answer import Answer, Question
-from medvlm_r1.serving.medvlm import MedVLM
+from medvlm_r1.serving.medvlm import MedVLM, prepare
 from medvlm_r1.serving.page.image import Choice, Source
 
 
@@ -90,7 +100,8 @@ def case_reply(answer: Answer, options: Sequence[str]) -> CaseReply:
         text=options[LETTERS.index(letter)] if letter else None if options else answer.answer,
         reasoning=answer.reasoning if separate else None,
         raw=None if separate else answer.text,
-        shares=shares(options, letter, answer.confidence),
+        options=options,
+        confidence=answer.confidence,
         note="; ".join(note for note, applies in notes.items() if applies),
         boxes=answer.boxes,
     )
@@ -99,4 +110,159 @@ def case_reply(answer: Answer, options: Sequence[str]) -> CaseReply:
 def _live_reply(text: str, options: Sequence[str], frame: BoxFrame | None) -> CaseReply:
     reasoning, answer = live_parts(text)
     boxes = tuple(frame.boxes(text)) if frame else ()
-    return CaseReply(reasoning=reasoning, text=answer or None, shares=shares(options, None, None), boxes=boxes)
+    return CaseReply(reasoning=reasoning, text=answer or None, options=options, boxes=boxes)
+
+
+Verdict = tuple[str, Tone]
+"""The result of a check: one sentence and its color. `{}` stands for the changed answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One consistency check.
+
+    Attributes:
+        title: Name of the check.
+        how: Description of the change.
+        same: Verdict if the answer stays the same.
+        other: Verdict if the answer changes.
+        change: Changes the image; None for a check of the same image.
+        skipped: Why the check does not apply to an open question; "" if it does.
+    """
+
+    title: str
+    how: str
+    same: Verdict
+    other: Verdict
+    change: Callable[[Image], Image] | None = None
+    skipped: str = ""
+
+
+CHECKS = {
+    "blank": Check(
+        "Blank image",
+        "The same question with a blank gray image.",
+        ("The answer does not change without the image.", "fail"),
+        ("The answer depends on the image: without it, it is {}.", "pass"),
+        blank_like,
+    ),
+    "mirrored": Check(
+        "Mirrored image",
+        "The same question with left and right exchanged in the image.",
+        ("The answer is the same in the mirrored image.", "pass"),
+        ("The answer changes in the mirrored image, to {}.", "warn"),
+        ImageOps.mirror,
+    ),
+    "shifted": Check(
+        "Shifted options",
+        "The first option moved to the end, so that each option has another letter.",
+        ("The same option is chosen under another letter.", "pass"),
+        ("With shifted options the answer is {}.", "fail"),
+        skipped="An open question has no options to shift.",
+    ),
+    "no reasoning": Check(
+        "No reasoning",
+        "Empty reasoning (assistant prefill), then the most probable letter.",
+        ("The answer is the same without reasoning: the reasoning did not decide it.", "plain"),
+        ("Without reasoning the answer is {}: the reasoning decided it.", "warn"),
+        skipped="An open question is not asked without reasoning: it has no letters.",
+    ),
+}
+NO_REASONING = "<think></think><answer>"
+"""Assistant prefill with empty reasoning and an open answer tag."""
+
+_IMAGE_SIDE = 256
+_SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+
+
+def run_checks(model: MedVLM, entry: Entry) -> Iterator[Entry]:
+    """Run the consistency checks. After each check, yield the entry with all checks so far.
+
+    Raises:
+        UserError: See `MedVLM.ask`.
+    """
+    image = prepare(entry.question).pictures[0].image
+    question = replace(entry.question, image=image, frame=None, plane=None, slice=None, window=None)
+    checks: tuple[CaseCheck, ...] = ()
+    for name in CHECKS:
+        checks = (*checks, _run(model, question, entry.case.reply, name))
+        yield replace(entry, case=replace(entry.case, checks=checks))
+
+
+def _run(model: MedVLM, question: Question, original: CaseReply, name: str) -> CaseCheck:
+    check, options = CHECKS[name], tuple(question.options)
+    if check.skipped and not options:
+        return CaseCheck(title=check.title, how="Skipped.", image=None, reply=None, verdict=check.skipped, tone="plain")
+    how, image = check.how, None
+    if name == "no reasoning":
+        scored = model.backend.letters([prepare(question).item], [NO_REASONING], [len(options)])
+        if scored is not None:
+            reply = _most_probable(options, scored[0])
+        else:
+            how = "The prompt asks for the letter alone, because this model gives no letter probabilities."
+            [answer] = model.ask_batch([replace(question, template="answer-only")])
+            reply = case_reply(answer, options)
+            reply = CaseReply(letter=reply.letter, text=reply.text, raw=None if reply.text else answer.text)
+    else:
+        changed = replace(question, options=shifted(options, 1) if name == "shifted" else options)
+        if check.change is not None:
+            image = check.change(question.image)
+            changed = replace(changed, image=image)
+        [answer] = model.ask_batch([changed])
+        reply = case_reply(answer, changed.options)
+    sentence, tone = judge(name, original, reply, question=question.question, options=options)
+    uri = None if image is None else picture_uri(image, _IMAGE_SIDE)
+    return CaseCheck(title=check.title, how=how, image=uri, reply=reply, verdict=sentence, tone=tone)
+
+
+def _most_probable(options: Sequence[str], scored: Sequence[float]) -> CaseReply:
+    probabilities = dict(zip(options, scored, strict=True))
+    option = max(options, key=probabilities.__getitem__)
+    letter = LETTERS[options.index(option)]
+    return CaseReply(letter=letter, text=option, options=options, confidence=probabilities)
+
+
+def judge(
+    name: str, original: CaseReply, changed: CaseReply, *, question: str = "", options: Sequence[str] = ()
+) -> Verdict:
+    """Compare the changed answer with the original.
+
+    Two answers are the same if their texts are equal, ignoring the letter, case, spaces and a final full stop.
+
+    Args:
+        name: Name of the check in `CHECKS`.
+        original: The original answer.
+        changed: The answer after the change.
+        question: The question. If it asks about a side, mirroring the image should change the answer.
+        options: The original options.
+    """
+    if original.text is None:
+        return "There was no answer in the required format to compare with.", "plain"
+    if changed.text is None:
+        return "Asked this way, the model gives no answer in the required format.", "plain"
+    same = folded(original.text) == folded(changed.text)
+    if name == "mirrored" and _sides(original.text):
+        mirrored = _SIDE.sub(lambda match: "right" if match[0].lower() == "left" else "left", original.text)
+        if folded(mirrored) == folded(changed.text):
+            return "The named side changes with the image, as it should.", "pass"
+        sides_offered = _sides("\n".join(options))
+        if same and (sides_offered == {"left", "right"} or re.search(r"\bside\b", question, re.IGNORECASE)):
+            return "The named side does not change when left and right are exchanged.", "fail"
+    if name == "shifted" and not same and original.letter == changed.letter:
+        return (
+            f"The letter {original.letter} stays, now for another option: the answer follows the position, not the "
+            "text.",
+            "fail",
+        )
+    sentence, tone = CHECKS[name].same if same else CHECKS[name].other
+    return sentence.format(_quoted(changed)), tone
+
+
+def _sides(text: str) -> set[str]:
+    return {side.lower() for side in _SIDE.findall(text)}
+
+
+def _quoted(reply: CaseReply) -> str:
+    text = (reply.text or "").strip()
+    short = text if len(text) <= 80 else f"{text[:77]}..."
+    return f"{reply.letter}) {short}" if reply.letter else f"“{short}”"

@@ -15,17 +15,16 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from medvlm_r1.data.images import Picture, Window
+from medvlm_r1.data.images import Picture, View, Window
 from medvlm_r1.errors import UserError
 from medvlm_r1.report.album import picture_uri
 from medvlm_r1.report.case import render_answer, render_case, render_checks
+from medvlm_r1.report.page import render_page
 from medvlm_r1.serving.medvlm import MedVLM
-from medvlm_r1.serving.page.case import Entry, ask, make_question
-from medvlm_r1.serving.page.checks import CHECKS, run_checks
-from medvlm_r1.serving.page.examples import EXAMPLES, Example
+from medvlm_r1.serving.page.case import CHECKS, Entry, ask, make_question, run_checks
 from medvlm_r1.serving.page.gate import is_upload
 from medvlm_r1.serving.page.image import AUTOMATIC, ONLY_AUTOMATIC, OWN, Choice, Source, open_source
-from medvlm_r1.serving.page.layout import Layout, page_file
+from medvlm_r1.serving.page.layout import EXAMPLES, Example, Layout, page_file
 
 Updates = dict[Any, Any]
 
@@ -83,7 +82,8 @@ def wire_image(page: Layout) -> None:
 
     def view(source: Source | None, *values: Any) -> Iterator[Updates]:
         if source is not None:
-            yield _viewed(page, source, Choice(*values))
+            chosen = Choice(*values).view(source)
+            yield _viewed(page, source, chosen, source.show(chosen))
 
     def own_window(source: Source | None, *values: Any) -> Iterator[Updates]:
         for updates in view(source, *Choice(*values)._replace(window=OWN)):
@@ -117,50 +117,32 @@ def _take_upload(file: Path) -> bytes:
 
 def _opened(page: Layout, source: Source, picture: Picture) -> Updates:
     """Return the component updates for a newly opened file."""
-    plane = source.view.plane or ""
     windows = source.windows or ONLY_AUTOMATIC
     return {
         page.source: source,
-        page.picture: _picture_html(source, picture),
         page.view: gr.update(visible=bool(source.slices or source.windows or source.frames > 1)),
-        page.plane: gr.update(visible=bool(source.slices), value=plane or None),
-        page.slice: _slider(source.slices.get(plane, 1), source.view.slice or 0),
+        page.plane: gr.update(visible=bool(source.slices), value=source.view.plane),
         page.frame: _slider(source.frames, source.view.frame or 0),
         page.window: gr.update(visible=bool(source.windows), choices=[*windows], value=AUTOMATIC),
-        **_window_sliders(page, source, picture.note.window),
-        page.message: "",
+        **_viewed(page, source, source.view, picture),
     }
 
 
-def _viewed(page: Layout, source: Source, choice: Choice) -> Updates:
-    """Return the component updates after the slice, plane, frame or window has changed."""
-    view = choice.view(source)
-    picture = source.show(view)
-    updates: Updates = {
+def _viewed(page: Layout, source: Source, view: View, picture: Picture) -> Updates:
+    """Return the component updates for a view: the slice, plane, frame or window may have changed."""
+    return {
         page.picture: _picture_html(source, picture),
+        page.slice: _slider(source.slices.get(view.plane or "", 1), view.slice or 0),
         **_window_sliders(page, source, picture.note.window),
         page.message: "",
     }
-    if source.slices:
-        updates[page.slice] = _slider(source.slices[view.plane or ""], view.slice or 0)
-    return updates
 
 
 def _picture_html(source: Source, picture: Picture) -> str:
     """Return the image with its note; warnings are listed separately."""
-    note = picture.note
-    warnings = Markup("").join(Markup("<li>{}</li>").format(warning) for warning in note.warnings)
-    return Markup(
-        '<figure><img src="{uri}" alt="{name}: {summary}" style="aspect-ratio: {width} / {height}">'
-        '<figcaption><bdi class="name">{name}</bdi><span id="in-use">{summary}</span>{warnings}</figcaption></figure>'
-    ).format(
-        uri=picture_uri(picture.image, _IMAGE_SIDE),
-        name=source.name,
-        summary=replace(note, warnings=()).summary(),
-        width=note.size[0],
-        height=note.size[1],
-        warnings=Markup("<ul>{}</ul>").format(warnings) if warnings else "",
-    )
+    summary = replace(picture.note, warnings=()).summary()
+    uri = picture_uri(picture.image, _IMAGE_SIDE)
+    return render_page("page_image.html", name=source.name, uri=uri, note=picture.note, summary=summary)
 
 
 def _slider(count: int, value: int) -> Any:

@@ -1,20 +1,29 @@
-"""HTML page of the command `data check`: findings, and a contact sheet of equal and nearly equal images."""
+"""HTML pages of a data set, for the commands `data check` and `audit data`.
 
-from collections.abc import Iterable, Iterator, Sequence
+The page of a check has the findings, and a contact sheet of equal and nearly equal images. The page of an audit has the
+accuracies of the blind baselines, and questions with their predictions.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from medvlm_r1.data.check.findings import BadImage, Check, NearPair, Place, Question
+from medvlm_r1.audit.dataset.audit import MARGIN, THRESHOLDS, DataAudit, ModalityAudit, label
+from medvlm_r1.audit.dataset.baselines import CHANCE
+from medvlm_r1.audit.dataset.clean import CleanSet
+from medvlm_r1.data.check.findings import Check, NearPair, Place
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
+from medvlm_r1.data.option_prior import TIE
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.shown import shown_box
 from medvlm_r1.prompts.boxes import Edges
 from medvlm_r1.report.album import Album, Picture
-from medvlm_r1.report.page import Cell, Row, Table, text_table, write_page
+from medvlm_r1.report.items import Item, Reply, make_item, spread_ids
+from medvlm_r1.report.page import write_page
 
 _SIDE = 200
 _PAIRS, _PAIRS_WITHIN = 60, 12
@@ -58,32 +67,16 @@ def render_check(check: Check, out: Path | str) -> Path:
         for group in sharing.copies_between.items[:_PAIRS]
     ]
     within = (*sharing.near_subjects.items, *sharing.near_within.items)[:_PAIRS_WITHIN]
-    shared = enumerate(check.shared_subjects.items, start=1)
     return write_page(
         out,
         "check.html",
         title="Check of a data set",
         check=check,
-        parts=_parts_table(check),
         copies=copies,
         near_between=[sheet(pair) for pair in sharing.near_between.items[:_PAIRS]],
         with_boxes=list(islice(_boxed_images(check, album), _BOXED)),
         near_within=[sheet(pair) for pair in within],
         album=album,
-        near_within_count=sharing.near_subjects.count + sharing.near_within.count,
-        contradictory=_questions(check.contradictory.items),
-        repeated=_questions((*check.repeated_between.items, *check.repeated_within.items)),
-        repeated_count=check.repeated_between.count + check.repeated_within.count,
-        subjects=text_table(
-            ("Subject", "In parts (one sample each)", "Samples"),
-            ((number, _where(subject.places), subject.samples) for number, subject in shared),
-        ),
-        bad_rows=text_table(("File", "Row", "Fault"), ((r.file, r.row, r.reason) for r in check.bad_rows.items)),
-        missing=text_table(
-            ("Part", "Sample", "Image"), ((p.part, p.sample, p.number or 1) for p in check.missing.items)
-        ),
-        unreadable=_bad_images(check.unreadable.items),
-        unfit=_bad_images(check.unfit.items),
     )
 
 
@@ -103,43 +96,57 @@ def _boxed_images(check: Check, album: Album) -> Iterator[Sheet]:
                     yield ", ".join(box.label for box in boxes), [(album.picture(image, _SIDE), [place], 0, edges)]
 
 
-def _bad_images(images: Iterable[BadImage]) -> Table:
-    rows = ((b.place.part, b.place.sample, b.place.number or 1, b.reason) for b in images)
-    return text_table(("Part", "Sample", "Image", "Why"), rows)
+def render_data_audit(
+    audit: DataAudit, out: Path | str, *, data: Path, clean: CleanSet | None = None, items: int = 6
+) -> Path:
+    """Write the page of a data audit. The page works offline and needs no other file.
+
+    Args:
+        audit: The audit to render.
+        out: The HTML file; written atomically.
+        data: The audited data folder, for the images of the questions shown.
+        clean: The data set without the questions that blind baselines solve; None if it was not written.
+        items: Number of questions to show in full.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    modalities = audit.modalities
+    fit = audit.prior_source.name if audit.prior_source else None
+    # Unlike `str.capitalize`, the other letters are unchanged.
+    names = {name: (text := label(name, fit))[:1].upper() + text[1:] for name in audit.baselines}
+    album = Album(items)
+    return write_page(
+        out,
+        "audit_data.html",
+        title=f"What can be answered without the image: {data.resolve().name}",
+        modalities=modalities,
+        clean_set=clean,
+        items=_items(modalities, names, data, items, album),
+        album=album,
+        audit=audit,
+        names=names,
+        thresholds=THRESHOLDS,
+        margin=MARGIN,
+        tie=TIE,
+    )
 
 
-def _parts_table(check: Check) -> Table:
-    columns = ["Samples", "Images", "Modalities", "Question types", "Options", "Open questions", "No image", "Shared"]
-    touched = {part.part: part for part in check.touched}
-    rows = []
-    for part in check.parts:
-        counts = (
-            part.modalities,
-            {name or "not given": count for name, count in part.question_types.items()},
-            {f"{number} options": count for number, count in part.options.items()},
-        )
-        cells = [
-            Cell(str(part.samples)),
-            Cell(str(part.images)),
-            *(Cell("", tuple(f"{name}: {n}" for name, n in count.items())) for count in counts),
-            Cell(str(part.open_questions)),
-            Cell(str(part.without_image)),
-        ]
-        if other := touched.get(part.name):
-            kinds = {"same image": other.picture, "nearly": other.near, "same subject": other.subject}
-            cells.append(Cell(str(other.any), tuple(f"{name}: {count}" for name, count in kinds.items() if count)))
-        else:
-            cells.append(Cell("0"))
-        rows.append(Row(part.name, cells, "compared with" if part.reference else ""))
-    return Table("Part", [(name, "") for name in columns], rows)
-
-
-def _questions(questions: Iterable[Question]) -> Table:
-    rows = ((q.question, " / ".join(q.answers), _where(q.places.items, q.places.count)) for q in questions)
-    return text_table(("Question", "Answers", "Samples"), rows)
-
-
-def _where(places: Sequence[Place], count: int = 0) -> str:
-    """List parts and samples as text. If `count` is given, list only the first few and the number of others."""
-    listed = "; ".join(f"{place.part}: {place.sample}" for place in (places[:_PLACES] if count else places))
-    return listed + (f"; and {count - _PLACES} more" if count > _PLACES else "")
+def _items(
+    modalities: Mapping[str, ModalityAudit], names: Mapping[str, str], data: Path, count: int, album: Album
+) -> list[Item]:
+    index = {item.id: (modality, row) for modality in modalities.values() for row, item in enumerate(modality.items)}
+    items = []
+    for item_id in spread_ids([item for modality in modalities.values() for item in modality.items], count):
+        modality, row = index[item_id]
+        replies = []
+        for style, name in enumerate(name for name in modality.credits if name != CHANCE):
+            credit = modality.credits[name][row]
+            verdict = "Correct" if credit == 1 else "Tie" if credit else "Wrong"
+            note = f"one of {round(1 / credit)} options that tie" if verdict == "Tie" else ""
+            replies.append(Reply(run=names[name], style=style, verdict=verdict, note=note))
+        items.append(make_item(modality.items[row], data, replies, album))
+    return items
