@@ -8,9 +8,9 @@ import pytest
 
 from chat_server import METHODS, SETTINGS, WELL, Vllm, completion, item
 from medvlm_r1.errors import UserError
+from medvlm_r1.models.choice_logprobs import PrefillServer
 from medvlm_r1.models.generate import GenerationSettings
 from medvlm_r1.models.remote import ServerGenerator, ServerGone
-from medvlm_r1.models.remote_prefill import PrefillServer
 
 BEGUN = "<think>It is seen. "
 TO_LETTER = "<think>It is seen. It is clear.</think><answer>"

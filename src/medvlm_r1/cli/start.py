@@ -88,7 +88,7 @@ def doctor_command(
     Example: medvlm-r1 doctor --gpu
     """
     from medvlm_r1.console import progress_bar, stderr_console
-    from medvlm_r1.models.environment import versions
+    from medvlm_r1.models.device import versions
 
     # Importing torch, which lists the devices, takes seconds.
     with stderr_console().status("Looking for devices"):

@@ -150,7 +150,7 @@ class ServerGenerator(Generator):
     ) -> list[Generation]:
         """Complete one item n times, in one request if the server supports it. An assistant prefill is continued.
 
-        Some servers ignore a prefill. `models.remote_prefill` checks for this.
+        Some servers ignore a prefill. `models.choice_logprobs` checks for this.
 
         Raises:
             ServerGone: The server gives no usable answer.

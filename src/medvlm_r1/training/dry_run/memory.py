@@ -9,9 +9,8 @@ and for the libraries. The sum is therefore an estimate.
 import os
 
 from medvlm_r1.models.device import head_columns
-from medvlm_r1.training.dry_run.prompts import Prompts
 from medvlm_r1.training.dry_run.settings import Precision, Run
-from medvlm_r1.training.dry_run.shape import Shape, Text, Tower
+from medvlm_r1.training.dry_run.shape import Prompts, Shape, Text, Tower
 
 RUNTIME = 1.5 * 2**30
 """Bytes assumed for the CUDA context, library workspaces and fragmentation. The value was not measured on a GPU."""

@@ -18,8 +18,7 @@ from medvlm_r1.training import options
 from medvlm_r1.training.arguments import training_arguments
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.dry_run import memory, settings
-from medvlm_r1.training.dry_run.prompts import Prompts, measure, shortest_answer
-from medvlm_r1.training.dry_run.shape import Shape, read_shape
+from medvlm_r1.training.dry_run.shape import Prompts, Shape, measure, read_shape, shortest_answer
 from medvlm_r1.training.loop import bound_pixels, load_sets, overlap_warning
 
 

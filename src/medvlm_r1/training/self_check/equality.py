@@ -1,15 +1,210 @@
-"""Compare the log-probabilities and gradients of the shared forward pass with the plain one, for every model family."""
+"""Compare the log-probabilities and gradients of the shared forward pass with the plain one, for every model family.
+
+`TINY` holds a tiny model with random weights for each family, and functions that build inputs in the family's layout.
+Token ids and pixels are random, so no processor is needed.
+"""
+
+from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from medvlm_r1.models.sharing.forward import shared_logps
-from medvlm_r1.training.self_check.tiny_models import TINY, VOCABULARY, Prompt
+
+VOCABULARY, IMAGE = 97, 7
+_TEXT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": True,
+}
+_MROPE = {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [1, 1, 2]}
+_TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 4}
+_IDS = {"image_token_id": IMAGE, "video_token_id": 8, "vision_start_token_id": 5, "vision_end_token_id": 6}
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt: the number of text tokens before the images, and the (height, width) of each image in tokens."""
+
+    text: int
+    sizes: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tiny:
+    """Configuration of a tiny model of a family, and functions that build its inputs."""
+
+    config: dict[str, Any]
+    tokens: Callable[[tuple[int, int]], int]
+    """Returns the number of image tokens for an image size."""
+    pixels: Callable[[Sequence[Prompt]], dict[str, torch.Tensor]]
+    """Returns what the processor would return for the images of some prompts, as one batch."""
+    extra: Callable[[torch.Tensor], dict[str, torch.Tensor]] = lambda ids: {}
+    """Returns further inputs of the plain forward pass for token ids."""
+
+    def model(self, attention: str = "sdpa", **changes: Any) -> Any:
+        """Build the model. Its random weights are large, so that a wrong position or mask changes the output."""
+        settings = {**self.config, **changes}
+        config = AutoConfig.for_model(**settings)
+        torch.manual_seed(0)
+        model = AutoModelForImageTextToText.from_config(config, attn_implementation=attention)
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.dim() > 1:
+                    weight.normal_(0, 0.8 / weight[0].numel() ** 0.5)
+                else:
+                    weight.add_(torch.randn_like(weight), alpha=0.1)
+        return model.train()
+
+    def ids(self, prompt: Prompt) -> torch.Tensor:
+        """Token ids of a prompt: text, then each image between its start and end token, then two text tokens."""
+        pieces = [torch.randint(10, VOCABULARY, (prompt.text,))]
+        for size in prompt.sizes:
+            pieces += [torch.tensor([5]), torch.full((self.tokens(size),), IMAGE), torch.tensor([6])]
+        return torch.cat([*pieces, torch.randint(10, VOCABULARY, (2,))])
+
+
+def _patches(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+    """Qwen inputs: flattened patches of images of any size, with 2 x 2 patches per token."""
+    grids = [[1, 2 * height, 2 * width] for prompt in prompts for height, width in prompt.sizes]
+    if not grids:
+        return {}
+    return {
+        "pixel_values": torch.cat([_seeded(h * w, 96, key=h * 10 + w) for _, h, w in grids]),
+        "image_grid_thw": torch.tensor(grids),
+    }
+
+
+def _squares(side: int) -> Callable[[Sequence[Prompt]], dict[str, torch.Tensor]]:
+    """Function that builds a batch of square images (or tiles) of one size."""
+
+    def pixels(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+        images = [_seeded(3, side, side, key=h * 10 + w) for prompt in prompts for h, w in prompt.sizes]
+        return {"pixel_values": torch.stack(images)} if images else {}
+
+    return pixels
+
+
+def _tiles(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+    """SmolVLM inputs: the tiles of each prompt, zero-padded to the largest number of tiles."""
+    most = max(len(prompt.sizes) for prompt in prompts)
+    if not most:
+        return {}
+    pixels, mask = torch.zeros(len(prompts), most, 3, 16, 16), torch.zeros(len(prompts), most, 16, 16, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        for column, (height, width) in enumerate(prompt.sizes):
+            pixels[row, column] = _seeded(3, 16, 16, key=height * 10 + width)
+            mask[row, column] = True
+    return {"pixel_values": pixels, "pixel_attention_mask": mask}
+
+
+def _padded(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+    """Mistral 3 inputs: images of any size, zero-padded to the largest, with 2 x 2 patches per token."""
+    sizes = [(8 * height, 8 * width) for prompt in prompts for height, width in prompt.sizes]
+    if not sizes:
+        return {}
+    pixels = torch.zeros(len(sizes), 3, max(height for height, _ in sizes), max(width for _, width in sizes))
+    for row, (height, width) in enumerate(sizes):
+        pixels[row, :, :height, :width] = _seeded(3, height, width, key=height * 10 + width)
+    return {"pixel_values": pixels, "image_sizes": torch.tensor(sizes)}
+
+
+def _seeded(*shape: int, key: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(key))
+
+
+def _types(name: str) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+    return lambda ids: {name: (ids == IMAGE).int()}
+
+
+def _area(size: tuple[int, int]) -> int:
+    return size[0] * size[1]
+
+
+def _qwen(vision: dict[str, Any], kind: str, text: dict[str, Any]) -> Tiny:
+    config = {
+        "model_type": kind,
+        "vision_config": {"patch_size": 4, "temporal_patch_size": 2, "spatial_merge_size": 2, "depth": 2, **vision},
+        "text_config": {**_TEXT, "rope_parameters": _MROPE, **text},
+        "tie_word_embeddings": True,
+        **_IDS,
+    }
+    return Tiny(config, _area, _patches, _types("mm_token_type_ids"))
+
+
+def _other(kind: str, text: dict[str, Any], vision: dict[str, Any], **rest: Any) -> dict[str, Any]:
+    return {
+        "model_type": kind,
+        "text_config": {**_TEXT, **text},
+        "vision_config": {**_TOWER, "image_size": 16, **vision},
+        "image_token_id": IMAGE,
+        "tie_word_embeddings": True,
+        **rest,
+    }
+
+
+_QWEN_VISION = {"embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2}
+_QWEN25_VISION: dict[str, Any] = {"hidden_size": 32, "out_hidden_size": 32, "num_heads": 2, "intermediate_size": 48}
+_QWEN3_VISION = {**_QWEN25_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
+_QWEN25_VISION |= {"window_size": 16, "fullatt_block_indexes": [1]}
+_LLAMA = {"model_type": "llama"}
+
+TINY = {
+    "qwen2_vl": _qwen(_QWEN_VISION, "qwen2_vl", {}),
+    "qwen2_5_vl": _qwen(_QWEN25_VISION, "qwen2_5_vl", {}),
+    "qwen3_vl": _qwen(_QWEN3_VISION, "qwen3_vl", {"head_dim": 8}),
+    "idefics3": Tiny(_other("idefics3", _LLAMA, {}, scale_factor=2), lambda size: 4, _tiles),
+    "smolvlm": Tiny(_other("smolvlm", _LLAMA, {}, scale_factor=2), lambda size: 4, _tiles),
+    "llava": Tiny(
+        _other("llava", {"model_type": "qwen2"}, {"model_type": "clip_vision_model"}), lambda size: 16, _squares(16)
+    ),
+    "mistral3": Tiny(
+        _other(
+            "mistral3",
+            {"model_type": "mistral", "head_dim": 8, "sliding_window": None},
+            {"model_type": "pixtral", "image_size": 32},
+            spatial_merge_size=2,
+        ),
+        _area,
+        _padded,
+    ),
+    "internvl": Tiny(
+        _other("internvl", {"model_type": "qwen3", "head_dim": 8}, {"image_size": [16, 16], "patch_size": [4, 4]}),
+        lambda size: 4,
+        _squares(16),
+    ),
+    "gemma3": Tiny(
+        _other(
+            "gemma3",
+            {
+                "head_dim": 8,
+                "sliding_window": 6,
+                "query_pre_attn_scalar": 8,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+            {},
+            mm_tokens_per_image=4,
+        ),
+        lambda size: 4,
+        _squares(16),
+        _types("token_type_ids"),
+    ),
+}
+
 
 LOGPS, GRADIENTS = 1e-5, 1e-4
 """Limits in float32: absolute difference of the log-probabilities, and relative difference of the gradients."""
