@@ -69,8 +69,8 @@ def test_the_dry_run_counts_the_tile_of_the_device(monkeypatch):
     shape = SimpleNamespace(text=text, parameters=parameters, trains_head=False)
 
     def head(*, cpu, shared):
-        batch, precision = SimpleNamespace(rows=4), memory.Precision(weights=4, compute=2)
-        run = memory.Run(batch=batch, precision=precision, completion=2000, cpu=cpu)
+        steps = {"samples": 8, "accumulation": 1, "group": 4, "passes_per_generation": 1}
+        run = memory.Run(rows=4, weights=4, compute=2, completion=2000, cpu=cpu, **steps)
         return memory.components(shape, SimpleNamespace(), run, shared=shared)["head"]
 
     hidden = 4.0 * 8000 * 8

@@ -142,10 +142,10 @@ def _print_plan(plan: Plan) -> None:
 
 
 def _plan_lines(plan: Plan) -> list[str]:
-    counts, batch = plan.record()["prompts"], plan.run.batch
-    sharded = "" if plan.run.launch.sharding == "none" else f", sharded with {plan.run.launch.sharding}"
-    kind = "CPU" if plan.run.cpu else "GPU"
-    each = " each" if batch.processes > 1 else ""
+    counts, run = plan.record()["prompts"], plan.run
+    sharded = "" if run.launch.sharding == "none" else f", sharded with {run.launch.sharding}"
+    kind = "CPU" if run.cpu else "GPU"
+    each = " each" if run.launch.processes > 1 else ""
     size = "" if plan.device is None else f" with {plan.device / 2**30:.1f} GiB{each}"
 
     def spread(values: dict[str, float]) -> str:
@@ -154,17 +154,17 @@ def _plan_lines(plan: Plan) -> list[str]:
     lines = [
         f"Model         {plan.config.model}: {plan.shape.family}, {plan.shape.parameters.total:,} parameters, "
         f"{plan.shape.parameters.trained:,} trained",
-        f"Devices       {batch.processes} {kind}{size}{sharded}",
-        f"Steps         {batch.steps:,} of {batch.step_prompts:g} prompts"
-        + (f" x {batch.group} completions" if plan.run.generates else "")
-        + f" ({len(plan.prompts):,} prompts, {batch.epochs_done:.3g} epochs)",
+        f"Devices       {run.launch.processes} {kind}{size}{sharded}",
+        f"Steps         {run.steps:,} of {run.step_prompts:g} prompts"
+        + (f" x {run.group} completions" if run.generates else "")
+        + f" ({len(plan.prompts):,} prompts, {run.epochs_done:.3g} epochs)",
         f"Prompt tokens {spread(counts['tokens'])}",
         f"Image tokens  {spread(counts['image_tokens'])} per prompt",
-        f"Step tokens   {batch.step_prompts * (plan.prompts.mean + batch.group * plan.run.completion):,.0f}, with each "
+        f"Step tokens   {run.step_prompts * (plan.prompts.mean + run.group * run.completion):,.0f}, with each "
         "prompt counted once",
     ]
-    if plan.run.generates:
-        lines.append(f"Prompts       computed once per {'prompt (sharing: true)' if plan.run.shares else 'completion'}")
+    if run.generates:
+        lines.append(f"Prompts       computed once per {'prompt (sharing: true)' if run.shares else 'completion'}")
     return lines
 
 

@@ -1,7 +1,8 @@
-"""This machine: settings that depend on the device, and versions for bug reports. Most are pure functions of its type, which can be tested without a GPU.
+"""This machine: settings that depend on its device, and its versions for bug reports.
 
-This module also sets the number of CPU threads. The threads of a matrix product wait for the slowest thread, so a small
-model on busy cores spends most of its time waiting. On an idle machine, two threads are slightly faster than one.
+Most settings are pure functions of the device type, which can be tested without a GPU. The threads of a matrix product
+wait for the slowest thread, so a small model on busy cores spends most of its time waiting. On an idle machine, two
+threads are slightly faster than one.
 """
 
 from __future__ import annotations
