@@ -100,7 +100,7 @@ def doctor_command(
     if versions_only:
         print_result(environment, lines, as_json=as_json)
         return
-    from medvlm_r1.training.self_check.run import Line, record, run_all, write_report
+    from medvlm_r1.training.self_check.run import Line, run_all, write_report
 
     if gpu and environment["devices"] == ["cpu"]:
         raise UserError("--gpu: torch sees no GPU. Check the driver and the torch build, or leave out --gpu.")
@@ -112,8 +112,7 @@ def doctor_command(
     else:
         with progress_bar("Checks") as advance:
             results = run_all([item.value for item in check or Check], device, advance)
-    report = record(environment, device, results)
-    write_report(out, report)
+    report = write_report(out, environment, device, results)
     width = max(len(result.check) for result in results)
     lines += [f"{result.check:<{width}}  {result.status:<13}  {result.detail}" for result in results]
     print_result(report, [*lines, f"Written to {out / 'doctor.json'} and {out / 'doctor.md'}."], as_json=as_json)

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from medvlm_r1.models.sharing.forward import shared_logps
@@ -49,8 +51,8 @@ class Tiny:
     """Configuration of a tiny model of a family, and functions that build its inputs."""
 
     config: dict[str, Any]
-    tokens: Callable[[tuple[int, int]], int]
-    """Returns the number of image tokens for an image size."""
+    tokens: int | None
+    """Number of tokens of an image; None if it has height x width tokens."""
     pixels: Callable[[Sequence[Prompt]], dict[str, torch.Tensor]]
     """Returns what the processor would return for the images of some prompts, as one batch."""
     extra: Callable[[torch.Tensor], dict[str, torch.Tensor]] = lambda ids: {}
@@ -74,7 +76,7 @@ class Tiny:
         """Token ids of a prompt: text, then each image between its start and end token, then two text tokens."""
         pieces = [torch.randint(10, VOCABULARY, (prompt.text,))]
         for size in prompt.sizes:
-            pieces += [torch.tensor([5]), torch.full((self.tokens(size),), IMAGE), torch.tensor([6])]
+            pieces += [torch.tensor([5]), torch.full((self.tokens or size[0] * size[1],), IMAGE), torch.tensor([6])]
         return torch.cat([*pieces, torch.randint(10, VOCABULARY, (2,))])
 
 
@@ -89,38 +91,28 @@ def _patches(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
     }
 
 
-def _squares(side: int) -> Callable[[Sequence[Prompt]], dict[str, torch.Tensor]]:
-    """Function that builds a batch of square images (or tiles) of one size."""
-
-    def pixels(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
-        images = [_seeded(3, side, side, key=h * 10 + w) for prompt in prompts for h, w in prompt.sizes]
-        return {"pixel_values": torch.stack(images)} if images else {}
-
-    return pixels
+def _squares(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+    """Images (or tiles) of 16 x 16 pixels."""
+    images = [_seeded(3, 16, 16, key=h * 10 + w) for prompt in prompts for h, w in prompt.sizes]
+    return {"pixel_values": torch.stack(images)} if images else {}
 
 
 def _tiles(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
     """SmolVLM inputs: the tiles of each prompt, zero-padded to the largest number of tiles."""
-    most = max(len(prompt.sizes) for prompt in prompts)
-    if not most:
-        return {}
-    pixels, mask = torch.zeros(len(prompts), most, 3, 16, 16), torch.zeros(len(prompts), most, 16, 16, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        for column, (height, width) in enumerate(prompt.sizes):
-            pixels[row, column] = _seeded(3, 16, 16, key=height * 10 + width)
-            mask[row, column] = True
-    return {"pixel_values": pixels, "pixel_attention_mask": mask}
+    rows = [_squares([prompt]).get("pixel_values", torch.zeros(0, 3, 16, 16)) for prompt in prompts]
+    pixels = pad_sequence(rows, batch_first=True)
+    mask = pad_sequence([torch.ones(len(row), 16, 16, dtype=torch.bool) for row in rows], batch_first=True)
+    return {"pixel_values": pixels, "pixel_attention_mask": mask} if pixels.shape[1] else {}
 
 
 def _padded(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
     """Mistral 3 inputs: images of any size, zero-padded to the largest, with 2 x 2 patches per token."""
-    sizes = [(8 * height, 8 * width) for prompt in prompts for height, width in prompt.sizes]
-    if not sizes:
+    sizes = torch.tensor([size for prompt in prompts for size in prompt.sizes]) * 8
+    if not len(sizes):
         return {}
-    pixels = torch.zeros(len(sizes), 3, max(height for height, _ in sizes), max(width for _, width in sizes))
-    for row, (height, width) in enumerate(sizes):
-        pixels[row, :, :height, :width] = _seeded(3, height, width, key=height * 10 + width)
-    return {"pixel_values": pixels, "image_sizes": torch.tensor(sizes)}
+    high, wide = sizes.amax(dim=0).tolist()
+    images = [pad(_seeded(3, h, w, key=h * 10 + w), (0, wide - w, 0, high - h)) for h, w in sizes.tolist()]
+    return {"pixel_values": torch.stack(images), "image_sizes": sizes}
 
 
 def _seeded(*shape: int, key: int) -> torch.Tensor:
@@ -131,10 +123,6 @@ def _types(name: str) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
     return lambda ids: {name: (ids == IMAGE).int()}
 
 
-def _area(size: tuple[int, int]) -> int:
-    return size[0] * size[1]
-
-
 def _qwen(vision: dict[str, Any], kind: str, text: dict[str, Any]) -> Tiny:
     config = {
         "model_type": kind,
@@ -143,7 +131,7 @@ def _qwen(vision: dict[str, Any], kind: str, text: dict[str, Any]) -> Tiny:
         "tie_word_embeddings": True,
         **_IDS,
     }
-    return Tiny(config, _area, _patches, _types("mm_token_type_ids"))
+    return Tiny(config, None, _patches, _types("mm_token_type_ids"))
 
 
 def _other(kind: str, text: dict[str, Any], vision: dict[str, Any], **rest: Any) -> dict[str, Any]:
@@ -167,11 +155,9 @@ TINY = {
     "qwen2_vl": _qwen(_QWEN_VISION, "qwen2_vl", {}),
     "qwen2_5_vl": _qwen(_QWEN25_VISION, "qwen2_5_vl", {}),
     "qwen3_vl": _qwen(_QWEN3_VISION, "qwen3_vl", {"head_dim": 8}),
-    "idefics3": Tiny(_other("idefics3", _LLAMA, {}, scale_factor=2), lambda size: 4, _tiles),
-    "smolvlm": Tiny(_other("smolvlm", _LLAMA, {}, scale_factor=2), lambda size: 4, _tiles),
-    "llava": Tiny(
-        _other("llava", {"model_type": "qwen2"}, {"model_type": "clip_vision_model"}), lambda size: 16, _squares(16)
-    ),
+    "idefics3": Tiny(_other("idefics3", _LLAMA, {}, scale_factor=2), 4, _tiles),
+    "smolvlm": Tiny(_other("smolvlm", _LLAMA, {}, scale_factor=2), 4, _tiles),
+    "llava": Tiny(_other("llava", {"model_type": "qwen2"}, {"model_type": "clip_vision_model"}), 16, _squares),
     "mistral3": Tiny(
         _other(
             "mistral3",
@@ -179,13 +165,13 @@ TINY = {
             {"model_type": "pixtral", "image_size": 32},
             spatial_merge_size=2,
         ),
-        _area,
+        None,
         _padded,
     ),
     "internvl": Tiny(
         _other("internvl", {"model_type": "qwen3", "head_dim": 8}, {"image_size": [16, 16], "patch_size": [4, 4]}),
-        lambda size: 4,
-        _squares(16),
+        4,
+        _squares,
     ),
     "gemma3": Tiny(
         _other(
@@ -199,8 +185,8 @@ TINY = {
             {},
             mm_tokens_per_image=4,
         ),
-        lambda size: 4,
-        _squares(16),
+        4,
+        _squares,
         _types("token_type_ids"),
     ),
 }
@@ -272,21 +258,18 @@ def _on(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _plain(model: Any, family: str, rows: Rows) -> Tensor:
-    return plain_logps(model, family, rows)[0]
-
-
-def _shared(model: Any, family: str, rows: Rows) -> Tensor:
+def _shared_logps(model: Any, family: str, rows: Rows) -> tuple[Tensor, None]:
+    """Like `plain_logps`, but with one shared forward pass, and without the entropies."""
     tensors = {name: value for name, value in rows.inputs.items() if isinstance(value, Tensor)}
     inputs = {**rows.inputs, **_on(model, tensors), "vision": _on(model, rows.inputs["vision"])}
     logps, _ = shared_logps(model, **inputs)
-    return logps[inputs["attention_mask"][:, -inputs["logits_to_keep"] :].bool()]
+    return logps[inputs["attention_mask"][:, -inputs["logits_to_keep"] :].bool()], None
 
 
 def _measure(forward: Any, model: Any, family: str, rows: Rows) -> tuple[Tensor, Tensor]:
     """Log-probabilities (N,), and the flattened gradient of a weighted sum of them. Both are in float64."""
     model.zero_grad(set_to_none=True)
-    logps = forward(model, family, rows)
+    logps, _ = forward(model, family, rows)
     (torch.linspace(-1, 2, len(logps), device=logps.device) * logps).sum().backward()
     grads = [weight.grad for weight in model.parameters()]
     missing = [torch.zeros_like(weight) for weight in model.parameters()]
@@ -319,8 +302,8 @@ def compare(family: str, dtype: torch.dtype, device: str) -> tuple[bool, str]:
     """
     rows = make_rows(family, GROUPS)
     model = TINY[family].model().to(device, dtype)
-    shared = _measure(_shared, model, family, rows)
-    plain = _measure(_plain, model, family, rows)
+    shared = _measure(_shared_logps, model, family, rows)
+    plain = _measure(plain_logps, model, family, rows)
     if dtype == torch.float32:
         logps, grads = _distances(shared, plain)
         return (
@@ -328,7 +311,7 @@ def compare(family: str, dtype: torch.dtype, device: str) -> tuple[bool, str]:
             f"log-probabilities differ by at most {logps:.1e} (limit {LOGPS:.0e}), gradients by {grads:.1e} "
             f"(limit {GRADIENTS:.0e})",
         )
-    reference = _measure(_plain, copy.deepcopy(model).float(), family, rows)
+    reference = _measure(plain_logps, copy.deepcopy(model).float(), family, rows)
     ours, theirs = _distances(shared, reference), _distances(plain, reference)
     return (
         all(a <= ROUNDING * b + 1e-3 for a, b in zip(ours, theirs, strict=True)),

@@ -11,8 +11,8 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from medvlm_r1.models.processor import load_processor
 from medvlm_r1.phantom.benchmark import write_benchmark
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.dry_run.memory import RUNTIME
-from medvlm_r1.training.dry_run.plan import make_plan
+from medvlm_r1.training.dry_run.plan import Plan, make_plan
 from medvlm_r1.training.grpo import train_grpo
 
 
@@ -111,31 +111,110 @@ def write_base(folder: Path, size: Size, device: str, dtype: torch.dtype) -> Pat
     return folder
 
 
-@dataclass(slots=True, kw_only=True)
 class Figures:
-    """Measurements of a run."""
+    """Measurements of a run, whose progress callback this is. They follow two steps that are not timed.
 
-    generation: float = math.nan
-    """Median seconds of generation per step."""
-    update: float = math.nan
-    """Median seconds of the update per step."""
-    memory: float = 0.0
-    """Peak device memory in bytes, including the runtime."""
-    estimate: float = 0.0
-    """The dry run's estimate of `memory`."""
-    peak_share: float = 0.0
-    """FLOP/s of the update, as a fraction of the peak measured with matrix products."""
-    losses: list[float] = field(default_factory=list)
-    gradients: list[float] = field(default_factory=list)
-    notice: str = ""
-    """The trainer's message that prompts are not shared in the run or its generation; empty if they are."""
-    model: str = ""
-    """Folder of the trained model."""
+    Attributes:
+        generation: Median seconds of generation per step.
+        update: Median seconds of the update per step.
+        step: Seconds per step: generation and update.
+        memory: Peak device memory in bytes, including the runtime.
+        estimate: The dry run's estimate of `memory`.
+        peak_share: FLOP/s of the update, as a fraction of the peak measured with matrix products.
+        losses: Loss of every step.
+        gradients: Gradient norm of every step.
+        notice: The trainer's message that prompts are not shared in the run or its generation; empty if they are.
+        model: Folder of the trained model.
+    """
 
-    @property
-    def step(self) -> float:
-        """Seconds per step: generation and update."""
-        return self.generation + self.update
+    def __init__(self, device: str) -> None:
+        self._cuda, self._device = device == "cuda", device
+        self._steps: list[tuple[float, float]] = []
+        self._generated, self._begun, self._step = 0.0, self._now(), 0
+        self._flops, self._counting = FlopCounterMode(display=False), contextlib.ExitStack()
+        self._operations = [0, 0]
+
+    def _now(self) -> float:
+        if self._cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    @contextlib.contextmanager
+    def timed_generation(self) -> Iterator[None]:
+        """Time `GRPOTrainer._generate`, which both trainers call once for each generation."""
+        plain = GRPOTrainer._generate
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begun, before = self._now(), self._flops.get_total_flops()
+            result = plain(*args, **kwargs)
+            self._generated += self._now() - begun
+            self._operations[0] += self._flops.get_total_flops() - before
+            return result
+
+        GRPOTrainer._generate = timed
+        try:
+            yield
+        finally:
+            GRPOTrainer._generate = plain
+
+    def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
+        """Record the end of a step; ignore calls with logs. The FLOPs of the second step are counted."""
+        if logs or step == self._step:
+            return
+        self._step, now = step, self._now()
+        if step == 1:
+            self._counting.enter_context(self._flops)
+        elif step == 2:
+            self._counting.close()
+            self._operations[1] = self._flops.get_total_flops() - self._operations[0]
+            self._forget_peak()
+        else:
+            self._steps.append((self._generated, now - self._begun - self._generated))
+        self._generated, self._begun = 0.0, self._now()
+
+    def finish(self, plan: Plan, logs: Sequence[Mapping[str, float]], printed: str) -> None:
+        """Compute the figures at the end of the run.
+
+        Args:
+            plan: The dry run of the same configuration.
+            logs: Rows of `metrics.jsonl`.
+            printed: What the trainer printed on stderr.
+        """
+        self.memory = self._peak()
+        self.estimate = plan.peak(shared=plan.run.shares)
+        self.generation, self.update = (statistics.median(values) for values in zip(*self._steps, strict=True))
+        self.step = self.generation + self.update
+        self.peak_share = self._operations[1] / self.update / self._matrix_peak()
+        self.losses, self.gradients = [row["loss"] for row in logs], [row["grad_norm"] for row in logs]
+        self.notice = next((line for line in printed.splitlines() if "TRL's way" in line), "")
+
+    def _matrix_peak(self) -> float:
+        """FLOP/s of the fastest of a few large matrix products."""
+        size, dtype = (8192, torch.bfloat16) if self._cuda else (1024, torch.float32)
+        a, b = (torch.randn(size, size, device=self._device, dtype=dtype) for _ in range(2))
+        best = math.inf
+        for _ in range(6):
+            begun = self._now()
+            a @ b
+            best = min(best, self._now() - begun)
+        return 2 * size**3 / best
+
+    def _forget_peak(self) -> None:
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            with contextlib.suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc_pid_clear_refs(5)
+
+    def _peak(self) -> float:
+        """Peak bytes since `_forget_peak`: reserved GPU memory and the runtime, or the process's resident memory."""
+        if self._cuda:
+            return torch.cuda.max_memory_reserved() + RUNTIME
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return float(line.split()[1]) * 1024
+        return 0.0
 
 
 def run_grpo(folder: Path, device: str, size: Size, *, lora: bool, **options: Any) -> Figures:
@@ -194,116 +273,16 @@ def run_grpo(folder: Path, device: str, size: Size, *, lora: bool, **options: An
     file = folder / f"{out.name}.yaml"
     file.write_text(yaml.safe_dump(settings))
     config = load_config(file)
-    watch, printed = _Watch(torch.device(device)), io.StringIO()
-    with watch.generation(), contextlib.redirect_stderr(printed):
-        model = train_grpo(config, progress=watch)
-    logs = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    figures = watch.figures()
-    figures.losses, figures.gradients = [row["loss"] for row in logs], [row["grad_norm"] for row in logs]
-    figures.notice = next((line for line in printed.getvalue().splitlines() if "TRL's way" in line), "")
-    figures.model = str(model)
+    figures, printed = Figures(device), io.StringIO()
+    with figures.timed_generation(), contextlib.redirect_stderr(printed):
+        figures.model = train_grpo(config, progress=figures)
     memory = float(torch.cuda.get_device_properties(0).total_memory) if device == "cuda" else None
     plan = make_plan(config, cpu=device == "cpu", device=memory, completion=size.completion)
-    figures.estimate = plan.peak(shared=sharing and plan.run.shares)
+    logs = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    figures.finish(plan, logs, printed.getvalue())
     if not all(map(math.isfinite, (*figures.losses, *figures.gradients))) or not any(figures.gradients):
         raise UserError(f"losses {figures.losses} and gradient norms {figures.gradients} should be finite and not 0")
     return figures
-
-
-class _Watch:
-    """Time steps and generation, count the FLOPs of the second step, and measure the peak memory of later steps."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._steps: list[tuple[float, float]] = []
-        self._generated = 0.0
-        self._begun = self._now()
-        self._step = 0
-        self._flops, self._counting = FlopCounterMode(display=False), contextlib.ExitStack()
-        self._operations = [0, 0]
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    @contextlib.contextmanager
-    def generation(self) -> Iterator[None]:
-        """Time `GRPOTrainer._generate`, which both trainers call once for each generation."""
-        plain = GRPOTrainer._generate
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            begun, before = self._now(), self._flops.get_total_flops()
-            result = plain(*args, **kwargs)
-            self._generated += self._now() - begun
-            self._operations[0] += self._flops.get_total_flops() - before
-            return result
-
-        GRPOTrainer._generate = timed
-        try:
-            yield
-        finally:
-            GRPOTrainer._generate = plain
-
-    def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
-        """Record the end of a step; ignore calls with logs."""
-        if logs or step == self._step:
-            return
-        self._step = step
-        now = self._now()
-        if step == 1:
-            self._counting.enter_context(self._flops)
-        elif step == 2:
-            self._counting.close()
-            self._operations[1] = self._flops.get_total_flops() - self._operations[0]
-            _forget_peak(self._device)
-        else:
-            self._steps.append((self._generated, now - self._begun - self._generated))
-        self._generated, self._begun = 0.0, self._now()
-
-    def figures(self) -> Figures:
-        """Medians of the timed steps, the peak memory, and the FLOP/s of the update."""
-        generation, update = (statistics.median(values) for values in zip(*self._steps, strict=True))
-        peak = _matrix_peak(self._device)
-        return Figures(
-            generation=generation,
-            update=update,
-            memory=_peak(self._device),
-            peak_share=self._operations[1] / update / peak,
-        )
-
-
-def _matrix_peak(device: torch.device) -> float:
-    """FLOP/s of the fastest of a few large matrix products."""
-    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = math.inf
-    for _ in range(6):
-        begun = time.perf_counter()
-        a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begun)
-    return 2 * size**3 / best
-
-
-def _forget_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc_pid_clear_refs(5)
-
-
-def _peak(device: torch.device) -> float:
-    """Peak bytes since `_forget_peak`: reserved GPU memory and the runtime, or the process's resident memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved() + RUNTIME
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return float(line.split()[1]) * 1024
-    return 0.0
 
 
 def check_saved(folder: Path, base: Path) -> str:
