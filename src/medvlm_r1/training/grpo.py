@@ -42,7 +42,7 @@ from medvlm_r1.training.counterfactual.other_image import CounterfactualImages, 
 from medvlm_r1.training.dataset import check_boxes
 from medvlm_r1.training.loop import train
 from medvlm_r1.training.mixed_rows import MixedRowsTrainer
-from medvlm_r1.training.reliability.mixin import ReliableTrainerMixin
+from medvlm_r1.training.reliability.nan_guard import ReliableTrainerMixin
 from medvlm_r1.training.rollouts import CompletesOpenedReasoning, RolloutLog
 from medvlm_r1.training.run_folder import RunFolder
 
