@@ -1,6 +1,6 @@
 """Compare the log-probabilities and gradients of the shared forward pass with the plain one, for every model family.
 
-`TINY` holds a tiny model with random weights for each family, and functions that build inputs in the family's layout.
+`families.yaml` describes a tiny model with random weights for each family, and the layout of its inputs.
 Token ids and pixels are random, so no processor is needed.
 """
 
@@ -9,9 +9,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
@@ -20,22 +22,6 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from medvlm_r1.models.sharing.forward import shared_logps
 
 VOCABULARY, IMAGE = 97, 7
-_TEXT = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "tie_word_embeddings": True,
-}
-_MROPE = {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [1, 1, 2]}
-_TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 4}
-_IDS = {"image_token_id": IMAGE, "video_token_id": 8, "vision_start_token_id": 5, "vision_end_token_id": 6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +41,12 @@ class Tiny:
     """Number of tokens of an image; None if it has height x width tokens."""
     pixels: Callable[[Sequence[Prompt]], dict[str, torch.Tensor]]
     """Returns what the processor would return for the images of some prompts, as one batch."""
-    extra: Callable[[torch.Tensor], dict[str, torch.Tensor]] = lambda ids: {}
-    """Returns further inputs of the plain forward pass for token ids."""
+    types: str | None
+    """Name of an input of the plain forward pass that marks image tokens, if there is one."""
 
     def model(self, attention: str = "sdpa", **changes: Any) -> Any:
         """Build the model. Its random weights are large, so that a wrong position or mask changes the output."""
-        settings = {**self.config, **changes}
-        config = AutoConfig.for_model(**settings)
+        config = AutoConfig.for_model(**copy.deepcopy({**self.config, **changes}))
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(config, attn_implementation=attention)
         with torch.no_grad():
@@ -71,6 +56,10 @@ class Tiny:
                 else:
                     weight.add_(torch.randn_like(weight), alpha=0.1)
         return model.train()
+
+    def extra(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Further inputs of the plain forward pass for token ids."""
+        return {self.types: (ids == IMAGE).int()} if self.types else {}
 
     def ids(self, prompt: Prompt) -> torch.Tensor:
         """Token ids of a prompt: text, then each image between its start and end token, then two text tokens."""
@@ -119,78 +108,13 @@ def _seeded(*shape: int, key: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(key))
 
 
-def _types(name: str) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
-    return lambda ids: {name: (ids == IMAGE).int()}
-
-
-def _qwen(vision: dict[str, Any], kind: str, text: dict[str, Any]) -> Tiny:
-    config = {
-        "model_type": kind,
-        "vision_config": {"patch_size": 4, "temporal_patch_size": 2, "spatial_merge_size": 2, "depth": 2, **vision},
-        "text_config": {**_TEXT, "rope_parameters": _MROPE, **text},
-        "tie_word_embeddings": True,
-        **_IDS,
-    }
-    return Tiny(config, None, _patches, _types("mm_token_type_ids"))
-
-
-def _other(kind: str, text: dict[str, Any], vision: dict[str, Any], **rest: Any) -> dict[str, Any]:
-    return {
-        "model_type": kind,
-        "text_config": {**_TEXT, **text},
-        "vision_config": {**_TOWER, "image_size": 16, **vision},
-        "image_token_id": IMAGE,
-        "tie_word_embeddings": True,
-        **rest,
-    }
-
-
-_QWEN_VISION = {"embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2}
-_QWEN25_VISION: dict[str, Any] = {"hidden_size": 32, "out_hidden_size": 32, "num_heads": 2, "intermediate_size": 48}
-_QWEN3_VISION = {**_QWEN25_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
-_QWEN25_VISION |= {"window_size": 16, "fullatt_block_indexes": [1]}
-_LLAMA = {"model_type": "llama"}
-
+_IMAGES = {"patches": _patches, "squares": _squares, "tiles": _tiles, "padded": _padded}
+_FAMILIES = yaml.safe_load(Path(__file__).with_name("families.yaml").read_text(encoding="utf-8"))["families"]
 TINY = {
-    "qwen2_vl": _qwen(_QWEN_VISION, "qwen2_vl", {}),
-    "qwen2_5_vl": _qwen(_QWEN25_VISION, "qwen2_5_vl", {}),
-    "qwen3_vl": _qwen(_QWEN3_VISION, "qwen3_vl", {"head_dim": 8}),
-    "idefics3": Tiny(_other("idefics3", _LLAMA, {}, scale_factor=2), 4, _tiles),
-    "smolvlm": Tiny(_other("smolvlm", _LLAMA, {}, scale_factor=2), 4, _tiles),
-    "llava": Tiny(_other("llava", {"model_type": "qwen2"}, {"model_type": "clip_vision_model"}), 16, _squares),
-    "mistral3": Tiny(
-        _other(
-            "mistral3",
-            {"model_type": "mistral", "head_dim": 8, "sliding_window": None},
-            {"model_type": "pixtral", "image_size": 32},
-            spatial_merge_size=2,
-        ),
-        None,
-        _padded,
-    ),
-    "internvl": Tiny(
-        _other("internvl", {"model_type": "qwen3", "head_dim": 8}, {"image_size": [16, 16], "patch_size": [4, 4]}),
-        4,
-        _squares,
-    ),
-    "gemma3": Tiny(
-        _other(
-            "gemma3",
-            {
-                "head_dim": 8,
-                "sliding_window": 6,
-                "query_pre_attn_scalar": 8,
-                "layer_types": ["sliding_attention", "full_attention"],
-            },
-            {},
-            mm_tokens_per_image=4,
-        ),
-        4,
-        _squares,
-        _types("token_type_ids"),
-    ),
+    kind: Tiny({"model_type": kind, **row["config"]}, row.get("tokens"), _IMAGES[row["images"]], row.get("types"))
+    for kind, row in _FAMILIES.items()
 }
-
+"""Tiny models by `config.model_type`."""
 
 LOGPS, GRADIENTS = 1e-5, 1e-4
 """Limits in float32: absolute difference of the log-probabilities, and relative difference of the gradients."""

@@ -56,38 +56,8 @@ class Size:
     """Device memory in bytes that the training of full weights requires."""
 
 
-# https://huggingface.co/Qwen/Qwen2-VL-2B-Instruct, config.json
-QWEN2_VL_2B = Size(
-    text={
-        "vocab_size": 151936,
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-    },
-    vision={"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4},
-    edge=392,
-    completion=256,
-    group=8,
-    memory=60 * 2**30,
-)
-SMALL = Size(
-    text={
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]},
-    },
-    vision={"depth": 4, "embed_dim": 96, "hidden_size": 128, "num_heads": 4, "mlp_ratio": 2},
-    edge=224,
-    completion=32,
-    group=8,
-)
-SIZES = {"cpu": SMALL, "cuda": QWEN2_VL_2B}
+_SETTINGS = yaml.safe_load(Path(__file__).with_name("steps.yaml").read_text(encoding="utf-8"))
+SIZES = {device: Size(**size) for device, size in _SETTINGS["sizes"].items()}
 """Sizes by device type."""
 
 
@@ -240,18 +210,12 @@ def run_grpo(folder: Path, device: str, size: Size, *, lora: bool, **options: An
     rows = size.group * size.prompts
     eos = AutoConfig.from_pretrained(base).get_text_config().eos_token_id
     trainer = {
+        **_SETTINGS["trainer"],
         "max_steps": steps,
         "num_generations": size.group,
         "per_device_train_batch_size": rows,
-        "gradient_accumulation_steps": 1,
         "max_completion_length": size.completion,
         "generation_kwargs": {"suppress_tokens": eos if isinstance(eos, list) else [eos]},
-        "beta": 0.04,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "learning_rate": 1e-4,
-        "lr_scheduler_type": "constant",
         "use_cpu": device == "cpu",
         "bf16": device == "cuda",
         **({"model_init_kwargs": {"dtype": "bfloat16"}} if lora else {}),
@@ -333,20 +297,7 @@ def shard_on_one_process(device: str) -> None:
     accelerate 1.15 enables FSDP only for GPUs and similar devices (`AcceleratorState`: MULTI_GPU, ..., not MULTI_CPU).
     PyTorch's FSDP2 also works on a CPU with gloo.
     """
-    os.environ |= {
-        "ACCELERATE_USE_FSDP": "true",
-        "FSDP_VERSION": "2",
-        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_RESHARD_AFTER_FORWARD": "true",
-        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
-        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        # With port 0 the store uses any free port. No other process has to know it.
-        "MASTER_PORT": "0",
-    }
+    os.environ |= _SETTINGS["fsdp2"]
     if device == "cpu":
         from accelerate import PartialState, utils
 
