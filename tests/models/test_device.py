@@ -71,7 +71,7 @@ def test_the_dry_run_counts_the_tile_of_the_device(monkeypatch):
     def head(*, cpu, shared):
         steps = {"samples": 8, "accumulation": 1, "group": 4, "passes_per_generation": 1}
         run = memory.Run(rows=4, weights=4, compute=2, completion=2000, cpu=cpu, **steps)
-        return memory.components(shape, SimpleNamespace(), run, shared=shared)["head"]
+        return memory.components(shape, SimpleNamespace(longest=9), run, shared=shared)["head"]
 
     hidden = 4.0 * 8000 * 8
     assert head(cpu=True, shared=True) - hidden == 4096 * 512 * 2

@@ -129,7 +129,10 @@ def components(shape: Shape, prompts: Prompts, run: Run, *, shared: bool) -> dic
     head = tile + 4.0 * scored * shape.text.hidden
     if shape.trains_head:
         head += 4.0 * shape.text.hidden * shape.text.vocabulary
-    result = {
+    whole = weight if run.deepspeed else run.compute
+    generated = run.rows * run.passes_per_generation if run.generates and not run.vllm else 0
+    length = prompts.longest + run.completion + (_CACHE_ROOM if shared else 0)
+    return {
         "weights": (parameters.total * weight + parameters.adapters * learned) / shards,
         "gathered": parameters.largest * run.compute if shards > 1 else 0.0,
         "gradients": parameters.trained * learned / slices,
@@ -142,20 +145,12 @@ def components(shape: Shape, prompts: Prompts, run: Run, *, shared: bool) -> dic
         "copies": copied * run.compute if shards == 1 else 0.0,
         "activations": activations(shape, prompts, run, shared=shared),
         "head": head,
-        "generation weights": 0.0,
-        "cache": 0.0,
-        "logits": 0.0,
+        "generation weights": parameters.total * (whole if generated and shards > 1 else 0.0),
+        "cache": generated * length * shape.text.layers * 2.0 * shape.text.keys * run.compute,
+        # Model logits, their float32 copy, the processed scores and their softmax.
+        "logits": generated * shape.text.vocabulary * (run.compute + 3 * 4.0),
         "runtime": RUNTIME_CPU if run.cpu else RUNTIME,
     }
-    if run.generates and not run.vllm:
-        rows = run.rows * run.passes_per_generation
-        length = prompts.longest + run.completion + (_CACHE_ROOM if shared else 0)
-        result["cache"] = rows * length * shape.text.layers * 2.0 * shape.text.keys * run.compute
-        # Model logits, their float32 copy, the processed scores and their softmax.
-        result["logits"] = rows * shape.text.vocabulary * (run.compute + 3 * 4.0)
-        if shards > 1:
-            result["generation weights"] = parameters.total * (weight if run.deepspeed else run.compute)
-    return result
 
 
 def phases(sizes: dict[str, float], run: Run, device: float | None = None) -> dict[str, float]:
