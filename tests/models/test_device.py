@@ -64,9 +64,8 @@ def test_the_tiles_of_the_head():
 
 def test_the_dry_run_counts_the_tile_of_the_device(monkeypatch):
     monkeypatch.setattr(memory, "activations", lambda *_, **__: 0.0)
-    text = SimpleNamespace(hidden=8, vocabulary=50000, layers=1, keys=8)
     parameters = SimpleNamespace(total=1, adapters=0, largest=1, trained=1)
-    shape = SimpleNamespace(text=text, parameters=parameters, trains_head=False)
+    shape = SimpleNamespace(hidden=8, vocabulary=50000, layers=1, keys=8, parameters=parameters, trains_head=False)
 
     def head(*, cpu, shared):
         steps = {"samples": 8, "accumulation": 1, "group": 4, "passes_per_generation": 1}

@@ -184,12 +184,12 @@ def test_activations_are_what_autograd_keeps(kind, name, folders):
     copies = [0, 0]
     if name == "autocast":  # of the linear layers of the second layer
         copies = [2 * _linear_weights(layers[1]) for layers in (language.layers, visual.blocks)]
-    expected = tokens * (text_bytes(shape.text, run) + keys_bytes(shape.text, run))
+    expected = tokens * (text_bytes(shape, run) + keys_bytes(shape, run))
     # Adapters keep a few bytes for each of their ranks, and copies of their own weights.
     near = 0.1 if name == "adapters" else 0.03
     assert text[1] - text[0] - copies[0] == pytest.approx(expected, rel=near)
-    expected = side * side * tower_bytes(shape.tower, run)
+    expected = side * side * tower_bytes(shape, run)
     # A GPU keeps a float32 copy of a layer norm's input, twice 2 bytes more than a CPU.
-    if shape.tower.norm == "layer" and name != "float32":
-        expected -= side * side * 4 * shape.tower.width
+    if shape.tower_norm == "layer" and name != "float32":
+        expected -= side * side * 4 * shape.tower_width
     assert tower[1] - tower[0] - copies[1] == pytest.approx(expected, rel=near)

@@ -10,7 +10,7 @@ import os
 
 from medvlm_r1.models.device import head_columns
 from medvlm_r1.training.dry_run.settings import Run
-from medvlm_r1.training.dry_run.shape import Prompts, Shape, Text, Tower
+from medvlm_r1.training.dry_run.shape import Prompts, Shape
 
 RUNTIME = 1.5 * 2**30
 """Bytes assumed for the CUDA context, library workspaces and fragmentation. The value was not measured on a GPU."""
@@ -59,31 +59,33 @@ def optimizer_bytes(optimizer: str, weight: int) -> float:
     return 2.0 * weight
 
 
-def text_bytes(text: Text, run: Run) -> float:
+def text_bytes(shape: Shape, run: Run) -> float:
     """Bytes that a decoder layer saves per token for the backward pass, except keys and values (`keys_bytes`).
 
     They are the bytes from the table `_TEXT` and the log-sum-exp of attention, which has 4 bytes per head.
     """
     hidden, query, inner = _TEXT[run.precision]
-    saved = hidden * text.hidden + query * text.query + inner * text.inner + 4 * text.heads
-    if text.head_normed:
-        saved += _HEAD_NORM[run.precision] * (text.query + text.keys)
+    saved = hidden * shape.hidden + query * shape.query + inner * shape.inner + 4 * shape.heads
+    if shape.head_normed:
+        saved += _HEAD_NORM[run.precision] * (shape.query + shape.keys)
     return float(saved)
 
 
-def keys_bytes(text: Text, run: Run) -> float:
+def keys_bytes(shape: Shape, run: Run) -> float:
     """Bytes of the keys and values that attention saves per token and layer.
 
     transformers repeats key and value heads for attention with a mask (`use_gqa_in_sdpa`), so they are as wide as the
     queries.
     """
-    return 2.0 * run.compute * text.query
+    return 2.0 * run.compute * shape.query
 
 
-def tower_bytes(tower: Tower, run: Run) -> float:
+def tower_bytes(shape: Shape, run: Run) -> float:
     """Bytes that a block of the vision tower saves per patch for the backward pass."""
-    width = _TOWER[tower.norm][run.precision]
-    return float(width * tower.width + tower.inner_kept * run.compute * tower.inner + 4 * tower.heads)
+    width = _TOWER[shape.tower_norm][run.precision]
+    return float(
+        width * shape.tower_width + shape.tower_inner_kept * run.compute * shape.tower_inner + 4 * shape.tower_heads
+    )
 
 
 def activations(shape: Shape, prompts: Prompts, run: Run, *, shared: bool) -> float:
@@ -93,18 +95,18 @@ def activations(shape: Shape, prompts: Prompts, run: Run, *, shared: bool) -> fl
     attention saves keys and values of [prompt, completion] for every completion (`models.sharing.attention`). With
     gradient checkpointing, every layer saves only its input, and one layer at a time saves all its activations.
     """
-    text, tower, rows = shape.text, shape.tower, run.rows
+    rows = run.rows
     length = prompts.longest + run.completion
     count = run.prompts_in(rows) if shared else rows
     tokens = count * prompts.longest + rows * run.completion if shared else rows * length
     keys = rows * length + (count * prompts.longest if shared else 0)
     patches = count * prompts.most_patches if shape.trains_tower else 0
-    layer = tokens * text_bytes(text, run) + keys * keys_bytes(text, run)
-    block = patches * tower_bytes(tower, run)
+    layer = tokens * text_bytes(shape, run) + keys * keys_bytes(shape, run)
+    block = patches * tower_bytes(shape, run)
     if not run.checkpointing:
-        return text.layers * layer + tower.blocks * block
+        return shape.layers * layer + shape.tower_blocks * block
     stream = 4 if run.weights == 4 else 2
-    inputs = text.layers * tokens * text.hidden + tower.blocks * patches * tower.width
+    inputs = shape.layers * tokens * shape.hidden + shape.tower_blocks * patches * shape.tower_width
     return inputs * stream + layer + block
 
 
@@ -123,12 +125,12 @@ def components(shape: Shape, prompts: Prompts, run: Run, *, shared: bool) -> dic
     copied = parameters.total if run.compute < weight else 0
     copied += parameters.adapters if run.compute < learned else 0
     scored = run.rows * run.completion
-    shared_columns = min(head_columns("cpu" if run.cpu else "cuda"), shape.text.vocabulary)
+    shared_columns = min(head_columns("cpu" if run.cpu else "cuda"), shape.vocabulary)
     columns = shared_columns if shared else _TILE_PLAIN
     tile = min(scored, _TILE_TOKENS) * columns * run.compute
-    head = tile + 4.0 * scored * shape.text.hidden
+    head = tile + 4.0 * scored * shape.hidden
     if shape.trains_head:
-        head += 4.0 * shape.text.hidden * shape.text.vocabulary
+        head += 4.0 * shape.hidden * shape.vocabulary
     whole = weight if run.deepspeed else run.compute
     generated = run.rows * run.passes_per_generation if run.generates and not run.vllm else 0
     length = prompts.longest + run.completion + (_CACHE_ROOM if shared else 0)
@@ -146,9 +148,9 @@ def components(shape: Shape, prompts: Prompts, run: Run, *, shared: bool) -> dic
         "activations": activations(shape, prompts, run, shared=shared),
         "head": head,
         "generation weights": parameters.total * (whole if generated and shards > 1 else 0.0),
-        "cache": generated * length * shape.text.layers * 2.0 * shape.text.keys * run.compute,
+        "cache": generated * length * shape.layers * 2.0 * shape.keys * run.compute,
         # Model logits, their float32 copy, the processed scores and their softmax.
-        "logits": generated * shape.text.vocabulary * (run.compute + 3 * 4.0),
+        "logits": generated * shape.vocabulary * (run.compute + 3 * 4.0),
         "runtime": RUNTIME_CPU if run.cpu else RUNTIME,
     }
 

@@ -21,38 +21,6 @@ FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
-    """Sizes of the language model."""
-
-    layers: int
-    hidden: int
-    query: int
-    """Width of the queries: number of attention heads times head size."""
-    keys: int
-    """Width of the keys, and of the values: number of key/value heads times head size."""
-    inner: int
-    """Width of the feed-forward layers."""
-    heads: int
-    vocabulary: int
-    head_normed: bool = False
-    """Whether queries and keys are normalized per head (Qwen3)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tower:
-    """Sizes of the vision tower."""
-
-    blocks: int
-    width: int
-    inner: int
-    heads: int
-    norm: Literal["layer", "rms"]
-    inner_kept: int
-    """Number of tensors of width `inner` that a feed-forward layer saves for the backward pass: 2 with GELU (input,
-    output), 3 with quick GELU (also the sigmoid), 4 with a gate (gate, its activation, up, product)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
     """Parameter counts."""
 
@@ -67,11 +35,29 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Sizes of a model and its parts."""
+    """Sizes of a model: of its language model, and of its vision tower."""
 
     family: str
-    text: Text
-    tower: Tower
+    layers: int
+    hidden: int
+    query: int
+    """Width of the queries: number of attention heads times head size."""
+    keys: int
+    """Width of the keys, and of the values: number of key/value heads times head size."""
+    inner: int
+    """Width of the feed-forward layers."""
+    heads: int
+    vocabulary: int
+    head_normed: bool
+    """Whether queries and keys are normalized per head (Qwen3)."""
+    tower_blocks: int
+    tower_width: int
+    tower_inner: int
+    tower_heads: int
+    tower_norm: Literal["layer", "rms"]
+    tower_inner_kept: int
+    """Number of tensors of width `tower_inner` that a feed-forward layer saves for the backward pass: 2 with GELU
+    (input, output), 3 with quick GELU (also the sigmoid), 4 with a gate (gate, its activation, up, product)."""
     parameters: Parameters
     trains_tower: bool
     """Whether the vision tower has trainable weights or adapters."""
@@ -127,24 +113,20 @@ def _shape(model: Any, settings: Any) -> Shape:
     head = model.get_output_embeddings().weight
     return Shape(
         family=family,
-        text=Text(
-            layers=text.num_hidden_layers,
-            hidden=text.hidden_size,
-            query=heads * width,
-            keys=text.num_key_value_heads * width,
-            inner=text.intermediate_size,
-            heads=heads,
-            vocabulary=head.shape[0],
-            head_normed=family == "qwen3_vl",
-        ),
-        tower=Tower(
-            blocks=vision.depth,
-            width=vision.embed_dim if family == "qwen2_vl" else vision.hidden_size,
-            inner=int(vision.embed_dim * vision.mlp_ratio) if family == "qwen2_vl" else vision.intermediate_size,
-            heads=vision.num_heads,
-            norm="rms" if family == "qwen2_5_vl" else "layer",
-            inner_kept={"qwen2_vl": 3, "qwen2_5_vl": 4, "qwen3_vl": 2}[family],
-        ),
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        query=heads * width,
+        keys=text.num_key_value_heads * width,
+        inner=text.intermediate_size,
+        heads=heads,
+        vocabulary=head.shape[0],
+        head_normed=family == "qwen3_vl",
+        tower_blocks=vision.depth,
+        tower_width=vision.embed_dim if family == "qwen2_vl" else vision.hidden_size,
+        tower_inner=int(vision.embed_dim * vision.mlp_ratio) if family == "qwen2_vl" else vision.intermediate_size,
+        tower_heads=vision.num_heads,
+        tower_norm="rms" if family == "qwen2_5_vl" else "layer",
+        tower_inner_kept={"qwen2_vl": 3, "qwen2_5_vl": 4, "qwen3_vl": 2}[family],
         parameters=_parameters(model),
         trains_tower=any(p.requires_grad for p in model.model.visual.parameters()),
         trains_head=head.requires_grad,

@@ -191,7 +191,13 @@ class AtomicCheckpoints(Trainer):  # type: ignore[misc]
 
     def _complete(self, staged: Path, target: Path) -> None:
         """Add the files that transformers does not write, seal the checkpoint and rename it."""
-        _figures_file(staged, self).write_text(json.dumps(_figures(self)) + "\n", encoding="utf-8")
+        figures = {
+            "loss": self._tr_loss.item(),
+            "last_logged": self._globalstep_last_logged,
+            "metrics": {name: list(values) for name, values in self._metrics["train"].items()},
+            "tokens": getattr(self, "_total_train_tokens", None),
+        }
+        _figures_file(staged, self).write_text(json.dumps(figures) + "\n", encoding="utf-8")
         if _keeps_reference(self) and self.args.should_save:
             save_model(self.accelerator.unwrap_model(self.ref_model), str(staged / REFERENCE))
         if self.state.best_model_checkpoint == str(staged):
@@ -271,15 +277,6 @@ def between_generations(trainer: Any) -> bool:
 
 def _figures_file(folder: Path, trainer: Any) -> Path:
     return folder / f"figures-{trainer.args.process_index}.json"
-
-
-def _figures(trainer: Any) -> dict[str, Any]:
-    return {
-        "loss": trainer._tr_loss.item(),
-        "last_logged": trainer._globalstep_last_logged,
-        "metrics": {name: list(values) for name, values in trainer._metrics["train"].items()},
-        "tokens": getattr(trainer, "_total_train_tokens", None),
-    }
 
 
 def _keeps_reference(trainer: Any) -> bool:
