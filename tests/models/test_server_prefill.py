@@ -97,6 +97,7 @@ def test_the_next_way_is_taken_where_one_is_refused(server, refused):
         ({"methods": ()}, "URL reports no log-probabilities of letters"),
         ({"refuses": ("logprobs",)}, "URL reports no log-probabilities of letters .*status 400: .*logprobs"),
         ({"tokenizer": "letterless"}, "URL: the tokenizer does not tell the letters A to D apart"),
+        ({"tokenizer": "drifts"}, "the tokenizer of URL does not separate the letter from what precedes it"),
     ],
 )
 def test_a_server_without_letter_probabilities_is_named(server, lacks, reason):
