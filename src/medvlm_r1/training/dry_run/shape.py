@@ -12,7 +12,7 @@ from typing import Any, Literal
 from medvlm_r1.data import Sample
 from medvlm_r1.data.image_facts import image_sizes
 from medvlm_r1.errors import UserError
-from medvlm_r1.prompts.templates import messages
+from medvlm_r1.prompts.templates import TEMPLATES, messages
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.loop import lora_config
 
@@ -214,19 +214,16 @@ def measure(
     return Prompts(tokens=tuple(tokens), image_tokens=tuple(images), patches=tuple(patches))
 
 
-def shortest_answer(processor: Any, template: str) -> tuple[str, int]:
-    """The shortest well-formed completion for a template, and its number of tokens including the end token."""
-    text = SHORTEST.get(template, "A")
-    return text, len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
-
-
-SHORTEST = {
-    "medvlm-r1": "<think></think><answer>A</answer>",
+SHORTEST = dict.fromkeys(TEMPLATES, "<think></think><answer>A</answer>") | {
     "no-think": "<answer>A</answer>",
     "think-after": "<answer>A</answer><think>ABCDE</think>",
     "answer-only": "A",
     "answer-only-open": "A",
-    "medvlm-r1-box": "<think></think><answer>A</answer>",
-    "medvlm-r1-box-pixels": "<think></think><answer>A</answer>",
-    "medvlm-r1-open": "<think></think><answer>A</answer>",
 }
+"""The shortest well-formed completion for each prompt template."""
+
+
+def shortest_answer(processor: Any, template: str) -> tuple[str, int]:
+    """The shortest well-formed completion for a template, and its number of tokens including the end token."""
+    text = SHORTEST[template]
+    return text, len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1

@@ -18,7 +18,6 @@ from typing import Any, Literal, NamedTuple
 from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import UserError
 
-Status = Literal["pass", "fail", "not available"]
 TIMEOUT = 300
 """Seconds after which a check is aborted and reported as failed."""
 
@@ -27,7 +26,7 @@ class Line(NamedTuple):
     """One line of the report."""
 
     check: str
-    status: Status
+    status: Literal["pass", "fail", "not available"]
     detail: str
 
 
