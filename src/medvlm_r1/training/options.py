@@ -28,7 +28,7 @@ _TYPES: dict[str, Any] = {
     **dict.fromkeys(_FACTS["mappings"].split(), dict[str, Any] | None),
 }
 """Types of the options, by name, for which TRL declares a type that is too narrow or too wide."""
-_CHOICES = {name: Literal[(*values,)] for name, values in _FACTS["choices"].items()}
+_CHOICES: dict[str, Any] = {name: Literal[(*values,)] for name, values in _FACTS["choices"].items()}
 ELSEWHERE: dict[str, str] = _FACTS["elsewhere"]
 """What to do instead, for options that are set elsewhere in the run configuration or must not be changed."""
 GROUPS = " Where it is not set, it is per_device_train_batch_size x devices x gradient_accumulation_steps."

@@ -97,6 +97,8 @@ class Figures:
         model: Folder of the trained model.
     """
 
+    model: Path
+
     def __init__(self, device: str) -> None:
         self._cuda, self._device = device == "cuda", device
         self._steps: list[tuple[float, float]] = []
