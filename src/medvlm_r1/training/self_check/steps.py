@@ -30,7 +30,7 @@ from medvlm_r1.models.processor import load_processor
 from medvlm_r1.phantom.benchmark import write_benchmark
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.dry_run.memory import RUNTIME
-from medvlm_r1.training.dry_run.plan import Plan, make_plan
+from medvlm_r1.training.dry_run.plan import make_plan
 from medvlm_r1.training.grpo import train_grpo
 
 
@@ -97,6 +97,7 @@ class Figures:
         model: Folder of the trained model.
     """
 
+    estimate: float
     model: Path
 
     def __init__(self, device: str) -> None:
@@ -144,16 +145,14 @@ class Figures:
             self._steps.append((self._generated, now - self._begun - self._generated))
         self._generated, self._begun = 0.0, self._now()
 
-    def finish(self, plan: Plan, logs: Sequence[Mapping[str, float]], printed: str) -> None:
+    def finish(self, logs: Sequence[Mapping[str, float]], printed: str) -> None:
         """Compute the figures at the end of the run.
 
         Args:
-            plan: The dry run of the same configuration.
             logs: Rows of `metrics.jsonl`.
             printed: What the trainer printed on stderr.
         """
         self.memory = self._peak()
-        self.estimate = plan.peak(shared=plan.run.shares)
         self.generation, self.update = (statistics.median(values) for values in zip(*self._steps, strict=True))
         self.step = self.generation + self.update
         self.peak_share = self._operations[1] / self.update / self._matrix_peak()
@@ -242,10 +241,11 @@ def run_grpo(folder: Path, device: str, size: Size, *, lora: bool, **options: An
     figures, printed = Figures(device), io.StringIO()
     with figures.timed_generation(), contextlib.redirect_stderr(printed):
         figures.model = train_grpo(config, progress=figures)
+    logs = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    figures.finish(logs, printed.getvalue())
     memory = float(torch.cuda.get_device_properties(0).total_memory) if device == "cuda" else None
     plan = make_plan(config, cpu=device == "cpu", device=memory, completion=size.completion)
-    logs = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    figures.finish(plan, logs, printed.getvalue())
+    figures.estimate = plan.peak(shared=plan.run.shares)
     if not all(map(math.isfinite, (*figures.losses, *figures.gradients))) or not any(figures.gradients):
         raise UserError(f"losses {figures.losses} and gradient norms {figures.gradients} should be finite and not 0")
     return figures
