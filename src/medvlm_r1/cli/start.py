@@ -40,15 +40,17 @@ def demo_command(
 
 
 def recipes_command(
-    name: Annotated[
-        Path | None, typer.Argument(metavar="NAME", autocompletion=complete_recipe, help="Recipe to show.")
-    ] = None,
-    copy: Annotated[Path | None, typer.Option(metavar="FILE", help="Copy the recipe to a new file.")] = None,
+    name: Annotated[Path | None, typer.Argument(metavar="NAME", autocompletion=complete_recipe)] = None,
+    copy: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
 ) -> None:
     """List the recipes of the package, or show or copy one.
 
     Example: medvlm-r1 recipes phantom.yaml
     Example: medvlm-r1 recipes phantom.yaml --copy mine.yaml
+
+    Options:
+        name: Recipe to show.
+        copy: Copy the recipe to a new file.
     """
     if name is None:
         if copy is not None:
@@ -70,13 +72,10 @@ Check = StrEnum("Check", "equality step lora vllm fsdp2")
 
 
 def doctor_command(
-    gpu: Annotated[
-        bool,
-        typer.Option("--gpu", help="Check one GPU with a model of Qwen2-VL-2B's shape. Default: CPU, small models."),
-    ] = False,
-    check: Annotated[list[Check], typer.Option(help="Run these checks only. Repeatable. Default: all.")] = [],  # noqa: B006
-    versions_only: Annotated[bool, typer.Option("--versions", help="Print versions and devices only.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder for doctor.json and doctor.md.")] = Path(),
+    gpu: Annotated[bool, typer.Option("--gpu")] = False,
+    check: Annotated[list[Check], typer.Option()] = [],  # noqa: B006
+    versions_only: Annotated[bool, typer.Option("--versions")] = False,
+    out: Annotated[Path, typer.Option()] = Path(),
     as_json: Json = False,
 ) -> None:
     """Check that this machine trains correctly. Takes minutes, downloads nothing.
@@ -86,6 +85,12 @@ def doctor_command(
     doctor.json and doctor.md can be attached to a bug report.
 
     Example: medvlm-r1 doctor --gpu
+
+    Options:
+        gpu: Check one GPU with a model of Qwen2-VL-2B's shape. Default: CPU, small models.
+        check: Run these checks only. Repeatable. Default: all.
+        versions_only: Print versions and devices only.
+        out: Folder for doctor.json and doctor.md.
     """
     from medvlm_r1.console import progress_bar, stderr_console
     from medvlm_r1.models.device import versions
