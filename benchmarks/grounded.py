@@ -32,7 +32,7 @@ from medvlm_r1.evaluation.store import write_results
 from medvlm_r1.phantom.benchmark import write_benchmark
 from medvlm_r1.recipes import recipe
 from medvlm_r1.training.config import load_config
-from medvlm_r1.training.counterfactual.other_image import OTHER_RIGHT, OWN_RIGHT
+from medvlm_r1.training.counterfactual import OTHER_RIGHT, OWN_RIGHT
 from medvlm_r1.training.grpo import train_grpo
 
 ACCURACY = {"plain": "accuracy_paper", "grounded": "grounded"}

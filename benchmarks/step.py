@@ -92,7 +92,7 @@ def bench_step(
         "trained": plan.shape.parameters.trained,
         "prompt_tokens": plan.prompts.longest,
         "image_tokens": max(plan.prompts.image_tokens),
-        "completions": plan.run.batch.generation_rows,
+        "completions": plan.run.generation_rows,
         "completion_tokens": plan.run.completion,
         "measured": measured,
         "planned": planned,

@@ -115,7 +115,8 @@ class Vllm:
     template: str = "plain"
     """"opens" the reasoning, "strips" it from a prefill, or "ignores" that a prefill is to be continued."""
     tokenizer: str = "words"
-    """"joins" `>` with a letter, or takes all letters for the same ("letterless")."""
+    """"joins" `>` with a letter, takes all letters for the same ("letterless"), or has another first token for each
+    length of the text ("drifts")."""
     parser: bool = False
     """Whether reasoning is returned separately."""
     counts: bool = True
@@ -139,6 +140,8 @@ class Vllm:
         tokens = self.tokens(body["prompt"])
         if self.tokenizer == "letterless":
             tokens = ["?" if token in "ABCDEFGHIJ" else token for token in tokens]
+        if self.tokenizer == "drifts":
+            tokens[0] = str(len(body["prompt"]))
         return 200, {"tokens": [self.id(token) for token in tokens]}
 
     def logprobs(self, prefill: str) -> dict[str, float]:

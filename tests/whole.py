@@ -37,7 +37,7 @@ WHOLE = (
     "rewards/*.py",
     "models/onednn_linear.py",
     "models/decoding/kv_cache.py",
-    "training/counterfactual/other_image.py",
+    "training/counterfactual.py",
     "models/decoding/per_row_sampling.py",
     "training/grpo.py",
     "training/dry_run/*.py",

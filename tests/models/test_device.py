@@ -64,14 +64,13 @@ def test_the_tiles_of_the_head():
 
 def test_the_dry_run_counts_the_tile_of_the_device(monkeypatch):
     monkeypatch.setattr(memory, "activations", lambda *_, **__: 0.0)
-    text = SimpleNamespace(hidden=8, vocabulary=50000, layers=1, keys=8)
     parameters = SimpleNamespace(total=1, adapters=0, largest=1, trained=1)
-    shape = SimpleNamespace(text=text, parameters=parameters, trains_head=False)
+    shape = SimpleNamespace(hidden=8, vocabulary=50000, layers=1, keys=8, parameters=parameters, trains_head=False)
 
     def head(*, cpu, shared):
-        batch, precision = SimpleNamespace(rows=4), memory.Precision(weights=4, compute=2)
-        run = memory.Run(batch=batch, precision=precision, completion=2000, cpu=cpu)
-        return memory.components(shape, SimpleNamespace(), run, shared=shared)["head"]
+        steps = {"samples": 8, "accumulation": 1, "group": 4, "passes_per_generation": 1}
+        run = memory.Run(rows=4, weights=4, compute=2, completion=2000, cpu=cpu, **steps)
+        return memory.components(shape, SimpleNamespace(longest=9), run, shared=shared)["head"]
 
     hidden = 4.0 * 8000 * 8
     assert head(cpu=True, shared=True) - hidden == 4096 * 512 * 2

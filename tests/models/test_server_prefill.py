@@ -8,9 +8,9 @@ import pytest
 
 from chat_server import METHODS, SETTINGS, WELL, Vllm, completion, item
 from medvlm_r1.errors import UserError
+from medvlm_r1.models.choice_logprobs import PrefillServer
 from medvlm_r1.models.generate import GenerationSettings
 from medvlm_r1.models.remote import ServerGenerator, ServerGone
-from medvlm_r1.models.remote_prefill import PrefillServer
 
 BEGUN = "<think>It is seen. "
 TO_LETTER = "<think>It is seen. It is clear.</think><answer>"
@@ -97,6 +97,7 @@ def test_the_next_way_is_taken_where_one_is_refused(server, refused):
         ({"methods": ()}, "URL reports no log-probabilities of letters"),
         ({"refuses": ("logprobs",)}, "URL reports no log-probabilities of letters .*status 400: .*logprobs"),
         ({"tokenizer": "letterless"}, "URL: the tokenizer does not tell the letters A to D apart"),
+        ({"tokenizer": "drifts"}, "the tokenizer of URL does not separate the letter from what precedes it"),
     ],
 )
 def test_a_server_without_letter_probabilities_is_named(server, lacks, reason):

@@ -147,13 +147,13 @@ def install(replace):
 
 def main(config, out, model, *overrides):
     from benchmarks.engines import shard_on_cpus
+    from medvlm_r1.training import counterfactual
     from medvlm_r1.training.config import load_config
-    from medvlm_r1.training.counterfactual import blank_image
     from medvlm_r1.training.grpo import train_grpo
 
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         shard_on_cpus()
-    blank_image.strict_letter = lambda text: text
+    counterfactual.strict_letter = lambda text: text
     Client.served = model
     install(setattr)
     train_grpo(load_config(config, [f"out={out}", *overrides]))

@@ -19,8 +19,8 @@ from medvlm_r1.models.generate import GenerationInput, GenerationSettings, Local
 from medvlm_r1.models.load import load_policy
 from medvlm_r1.prompts.templates import messages
 from medvlm_r1.rewards import REGISTRY, asks, resolve_reward
+from medvlm_r1.training import counterfactual
 from medvlm_r1.training.config import load_config
-from medvlm_r1.training.counterfactual import blank_image as blank
 from medvlm_r1.training.grpo import train_grpo
 
 ORGANS = ("liver", "kidney", "brain", "knee")
@@ -31,7 +31,7 @@ ASKING = {"name": "sample_rewards:coded_blank", "weight": 0.0}
 @pytest.fixture(autouse=True)
 def _whole_texts(monkeypatch):
     # A policy of random weights answers with no letter; its whole text tells answers apart.
-    monkeypatch.setattr(blank, "strict_letter", lambda text: text)
+    monkeypatch.setattr(counterfactual, "strict_letter", lambda text: text)
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +94,9 @@ def test_a_blank_image_has_the_size_and_shows_nothing(mode):
 
 
 def test_a_reward_asks_by_naming_the_column():
-    assert not any(asks(resolve_reward(name), blank.COLUMN) for name in REGISTRY)
-    assert asks(sample_rewards.coded_blank, blank.COLUMN)
-    assert not asks(sample_rewards.distinct_tokens, blank.COLUMN)
+    assert not any(asks(resolve_reward(name), counterfactual.BLANK_LETTER) for name in REGISTRY)
+    assert asks(sample_rewards.coded_blank, counterfactual.BLANK_LETTER)
+    assert not asks(sample_rewards.distinct_tokens, counterfactual.BLANK_LETTER)
 
 
 @pytest.mark.parametrize("sharing", ["on", "off"])
@@ -136,8 +136,8 @@ def test_once_a_prompt_and_generation(configure, monkeypatch, sharing, trainer, 
 
 
 def test_asking_changes_nothing_of_the_training(configure, tmp_path, monkeypatch):
-    blanks = Mock(wraps=blank._blanked)
-    monkeypatch.setattr(blank, "_blanked", blanks)
+    blanks = Mock(wraps=counterfactual._blanked)
+    monkeypatch.setattr(counterfactual, "_blanked", blanks)
     changes = {"trainer": {"max_steps": 4}}
     without = train_grpo(configure(rewards=[PAYING], out=str(tmp_path / "without"), **changes))
     assert not blanks.called
@@ -158,7 +158,7 @@ def test_questions_without_images_are_not_asked_again(configure, tmp_path, capsy
 
 def test_the_share_of_correct_blank_answers_is_logged(configure, monkeypatch):
     # The blank answer is always A, which is correct for two questions of the eight.
-    monkeypatch.setattr(blank, "strict_letter", lambda text: "A")
+    monkeypatch.setattr(counterfactual, "strict_letter", lambda text: "A")
     trainer = {"max_steps": 1, "gradient_accumulation_steps": 4, "logging_steps": 1}
     run = train_grpo(configure(rewards=[{"name": "sample_rewards:unlike_blank"}], trainer=trainer)).parent
     rollouts = rows(run / "rollouts.jsonl")

@@ -13,8 +13,8 @@ from trl import GRPOTrainer
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.rewards import REGISTRY, asks, resolve_reward
-from medvlm_r1.training.counterfactual import other_image as contrast
-from medvlm_r1.training.counterfactual.other_image import (
+from medvlm_r1.training import counterfactual
+from medvlm_r1.training.counterfactual import (
     CounterfactualImages,
     OtherImages,
     check_counterfactual,
@@ -82,7 +82,7 @@ def test_rows_are_swapped_and_gray_is_shown_where_there_is_no_other():
 
 def test_a_reward_asks_by_naming_the_column():
     for name in REGISTRY:
-        assert asks(resolve_reward(name), contrast.COLUMN) == (name == "grounded")
+        assert asks(resolve_reward(name), counterfactual.OWN_IMAGE) == (name == "grounded")
 
 
 @pytest.mark.parametrize("sharing", ["on", "off"])
@@ -127,7 +127,7 @@ def test_processes_with_one_prompt_show_real_images(write_config, questions, tmp
 
 def test_nothing_is_shown_where_no_reward_asks(train, monkeypatch):
     called = Mock()
-    monkeypatch.setattr(contrast, "with_counterfactual_images", called)
+    monkeypatch.setattr(counterfactual, "with_counterfactual_images", called)
     run = train()
     assert not called.called
     assert "own_image" not in (run / "rollouts.jsonl").read_text()

@@ -6,7 +6,7 @@ import pytest
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 
 from medvlm_r1.models.families import supports
-from medvlm_r1.training.self_check.tiny_models import TINY
+from medvlm_r1.training.self_check.equality import TINY
 
 
 def _dropout(model):

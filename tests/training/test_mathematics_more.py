@@ -18,7 +18,7 @@ from medvlm_r1.models.sharing.limits import not_generated, not_shared
 from medvlm_r1.training.dry_run.memory import optimizer_bytes
 from medvlm_r1.training.dry_run.plan import _processor
 from medvlm_r1.training.grpo import _forbid_vision_tokens
-from medvlm_r1.training.self_check.tiny_models import TINY, VOCABULARY, Prompt
+from medvlm_r1.training.self_check.equality import TINY, VOCABULARY, Prompt
 
 
 def trainer(**changes):

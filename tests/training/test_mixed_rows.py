@@ -7,7 +7,7 @@ from runs import rows
 
 from medvlm_r1.models.families import keep_single_tokens
 from medvlm_r1.models.sharing.forward import encode_images
-from medvlm_r1.training.self_check.tiny_models import TINY, Prompt
+from medvlm_r1.training.self_check.equality import TINY, Prompt
 
 
 @pytest.fixture

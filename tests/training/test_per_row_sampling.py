@@ -7,7 +7,7 @@ from test_sharing_generation import END, PROMPTS, fits, generated, inputs, setti
 from medvlm_r1.models.decoding.cached_prefix import CachedPrefixRows, decode_cached_prefix
 from medvlm_r1.models.decoding.per_row_sampling import RowSampling, sample_per_row
 from medvlm_r1.models.decoding.shared_generation import n_per_prompt
-from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY
+from medvlm_r1.training.self_check.equality import IMAGE, TINY, VOCABULARY
 
 ENDS = list(range(END, VOCABULARY))
 

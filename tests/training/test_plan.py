@@ -11,9 +11,10 @@ from trl.trainer.utils import RepeatSampler
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.training.dry_run import memory
 from medvlm_r1.training.dry_run.plan import make_plan, refuse_memory
-from medvlm_r1.training.dry_run.settings import Batch, Launch, read_launch
+from medvlm_r1.training.dry_run.settings import Launch, Run, read_launch
 
-PAPER = {"samples": 600, "rows": 4, "accumulation": 4, "group": 4, "passes_per_generation": 4, "epochs": 2.0}
+SIZES = {"completion": 64, "weights": 4, "compute": 2, "generates": True}
+PAPER = {"samples": 600, "rows": 4, "accumulation": 4, "group": 4, "passes_per_generation": 4, "epochs": 2.0, **SIZES}
 ALONE = Launch()
 BFLOAT16 = {"model_init_kwargs": {"dtype": "bfloat16"}}
 
@@ -35,31 +36,31 @@ def plan(configure):
     ("changes", "steps", "step_prompts", "epochs"),
     [
         ({}, 300, 4, 2),
-        ({"accumulation": 2, "passes_per_generation": 2, "processes": 2}, 300, 4, 2),
+        ({"accumulation": 2, "passes_per_generation": 2, "launch": Launch(processes=2)}, 300, 4, 2),
         ({"iterations": 2}, 600, 2, 2),
-        # SFT uses the last incomplete batch.
-        ({"samples": 10, "accumulation": 2, "group": 1, "passes_per_generation": 1, "keeps_rest": True}, 4, 8, 3.2),
+        # SFT uses the last incomplete run.
+        ({"samples": 10, "accumulation": 2, "group": 1, "passes_per_generation": 1, "generates": False}, 4, 8, 3.2),
     ],
 )
 def test_steps(changes, steps, step_prompts, epochs):
-    batch = Batch(**{**PAPER, **changes})
-    assert (batch.steps, batch.step_prompts, batch.epochs_done) == (steps, step_prompts, epochs)
+    run = Run(**{**PAPER, **changes})
+    assert (run.steps, run.step_prompts, run.epochs_done) == (steps, step_prompts, epochs)
 
 
 @pytest.mark.parametrize("changes", [{}, {"samples": 103}, {"iterations": 2}, {"accumulation": 2}, {"group": 8}])
 def test_passes_are_those_of_trls_sampler(changes):
-    batch = Batch(**{**PAPER, **changes})
+    run = Run(**{**PAPER, **changes})
     sampler = RepeatSampler(
-        range(batch.samples),
-        mini_repeat_count=batch.group,
-        batch_size=batch.generation_prompts,
-        repeat_count=batch.iterations * batch.passes_per_generation,
+        range(run.samples),
+        mini_repeat_count=run.group,
+        batch_size=run.generation_prompts,
+        repeat_count=run.iterations * run.passes_per_generation,
     )
-    assert batch.passes_per_epoch == len(list(sampler)) // (batch.rows * batch.passes_per_generation)
+    assert run.passes_per_epoch == len(list(sampler)) // (run.rows * run.passes_per_generation)
 
 
 def test_prompts_of_adjacent_rows():
-    assert [Batch(**PAPER).prompts_in(rows) for rows in (1, 4, 5, 16)] == [1, 1, 2, 4]
+    assert [Run(**PAPER).prompts_in(rows) for rows in (1, 4, 5, 16)] == [1, 1, 2, 4]
 
 
 def test_memory_of_full_weights(plan):

@@ -12,9 +12,8 @@ from medvlm_r1.models.load import load_policy
 from medvlm_r1.prompts.templates import messages
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.dry_run.memory import keys_bytes, text_bytes, tower_bytes
-from medvlm_r1.training.dry_run.prompts import SHORTEST, measure, shortest_answer
-from medvlm_r1.training.dry_run.settings import Precision
-from medvlm_r1.training.dry_run.shape import read_shape
+from medvlm_r1.training.dry_run.settings import Run
+from medvlm_r1.training.dry_run.shape import SHORTEST, measure, read_shape, shortest_answer
 from medvlm_r1.training.loop import lora_config
 from plan_models import write_model
 
@@ -115,11 +114,12 @@ def _kept(run, model):
     return sum(storage.nbytes() for storage in seen.values())
 
 
+_SIZES = {"samples": 1, "rows": 1, "accumulation": 1, "group": 1, "passes_per_generation": 1, "completion": 1}
 PRECISIONS = {
-    "float32": Precision(weights=4, compute=4),
-    "autocast": Precision(weights=4, compute=2),
-    "half": Precision(weights=2, compute=2),
-    "adapters": Precision(weights=2, compute=2, adapters=True),
+    "float32": Run(weights=4, compute=4, **_SIZES),
+    "autocast": Run(weights=4, compute=2, **_SIZES),
+    "half": Run(weights=2, compute=2, **_SIZES),
+    "adapters": Run(weights=2, compute=2, adapters=True, **_SIZES),
 }
 
 
@@ -169,12 +169,12 @@ def _wide(kind, depth, name, folders):
 @pytest.mark.parametrize("kind", KINDS)
 def test_activations_are_what_autograd_keeps(kind, name, folders):
     """The difference of two depths, so that what is kept outside the layers falls out."""
-    precision = PRECISIONS[name]
+    run = PRECISIONS[name]
     text, tower = [], []
     tokens, side = 256, 16
     for depth in (1, 2):
         model, context, shape = _wide(kind, depth, name, folders)
-        dtype = torch.float32 if precision.weights == 4 else torch.bfloat16
+        dtype = torch.float32 if run.weights == 4 else torch.bfloat16
         embeds = torch.randn(1, tokens, 64, dtype=dtype, requires_grad=True)
         pixels = torch.randn(side * side, 3 * 2 * 14 * 14, dtype=dtype)
         language, visual = model.model.language_model, model.model.visual
@@ -184,12 +184,12 @@ def test_activations_are_what_autograd_keeps(kind, name, folders):
     copies = [0, 0]
     if name == "autocast":  # of the linear layers of the second layer
         copies = [2 * _linear_weights(layers[1]) for layers in (language.layers, visual.blocks)]
-    expected = tokens * (text_bytes(shape.text, precision) + keys_bytes(shape.text, precision))
+    expected = tokens * (text_bytes(shape, run) + keys_bytes(shape, run))
     # Adapters keep a few bytes for each of their ranks, and copies of their own weights.
     near = 0.1 if name == "adapters" else 0.03
     assert text[1] - text[0] - copies[0] == pytest.approx(expected, rel=near)
-    expected = side * side * tower_bytes(shape.tower, precision)
+    expected = side * side * tower_bytes(shape, run)
     # A GPU keeps a float32 copy of a layer norm's input, twice 2 bytes more than a CPU.
-    if shape.tower.norm == "layer" and name != "float32":
-        expected -= side * side * 4 * shape.tower.width
+    if shape.tower_norm == "layer" and name != "float32":
+        expected -= side * side * 4 * shape.tower_width
     assert tower[1] - tower[0] - copies[1] == pytest.approx(expected, rel=near)

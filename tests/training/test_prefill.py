@@ -8,7 +8,7 @@ from medvlm_r1.models.decoding import prefill as reading
 from medvlm_r1.models.decoding.shared_generation import n_per_prompt
 from medvlm_r1.models.families import FAMILIES
 from medvlm_r1.models.sharing.forward import as_encoder_output, encode_images
-from medvlm_r1.training.self_check.tiny_models import TINY, Prompt
+from medvlm_r1.training.self_check.equality import TINY, Prompt
 
 MIXED = [PROMPTS[0], Prompt(7, ()), Prompt(4, ((2, 2), (1, 3))), PROMPTS[1]]
 

@@ -8,7 +8,7 @@ from runs import rows
 
 from medvlm_r1.data.rows import append_rows, drop_rows_after
 from medvlm_r1.errors import UserError
-from medvlm_r1.models import environment
+from medvlm_r1.models import device
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.run_folder import prepare_run
 
@@ -95,5 +95,5 @@ def test_rollouts_of_version_0_1_get_the_new_name(configure):
 
 
 def test_commit_is_none_outside_a_checkout(monkeypatch, tmp_path):
-    monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
-    assert environment._commit() is None
+    monkeypatch.setattr(device, "__file__", str(tmp_path / "device.py"))
+    assert device._commit() is None

@@ -63,7 +63,7 @@ def test_a_check_that_raises_is_a_failing_line(monkeypatch):
 
 @pytest.fixture
 def short(monkeypatch):
-    size = dataclasses.replace(steps.SMALL, edge=56, completion=6, group=4, timed=1)
+    size = dataclasses.replace(steps.SIZES["cpu"], edge=56, completion=6, group=4, timed=1)
     monkeypatch.setitem(steps.SIZES, "cpu", size)
 
 

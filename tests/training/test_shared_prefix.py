@@ -16,8 +16,17 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.models.families import FAMILIES
 from medvlm_r1.models.sharing import forward
 from medvlm_r1.models.sharing.forward import encode_images, shared_logps, supports
-from medvlm_r1.training.self_check.equality import GRADIENTS, GROUPS, LOGPS, make_rows, plain_logps
-from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY, Prompt
+from medvlm_r1.training.self_check.equality import (
+    GRADIENTS,
+    GROUPS,
+    IMAGE,
+    LOGPS,
+    TINY,
+    VOCABULARY,
+    Prompt,
+    make_rows,
+    plain_logps,
+)
 
 few = settings(max_examples=10, deadline=None, derandomize=True)
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 3))

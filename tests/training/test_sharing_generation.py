@@ -12,7 +12,7 @@ from medvlm_r1.models.decoding import cached_prefix, per_row_sampling, shared_ge
 from medvlm_r1.models.decoding.cached_prefix import CachedPrefixRows, decode_cached_prefix
 from medvlm_r1.models.decoding.per_row_sampling import RowSampling, sample_per_row
 from medvlm_r1.models.decoding.shared_generation import n_per_prompt
-from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY, Prompt
+from medvlm_r1.training.self_check.equality import IMAGE, TINY, VOCABULARY, Prompt
 
 END = 80
 # Of unequal lengths, so that there is padding.

@@ -13,7 +13,6 @@ from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.training import options
 from medvlm_r1.training.arguments import training_arguments
 from medvlm_r1.training.config import load_config
-from medvlm_r1.training.options import narrowed
 
 UNKNOWN = [
     ("modle=x", r"config\.yaml: unknown key 'modle'; did you mean 'model'\?"),
@@ -229,4 +228,4 @@ def test_names_defaults_and_choices_are_those_of_the_libraries():
     source = inspect.getsource(GRPOTrainer._compute_loss)
     tested = re.findall(r'self\.loss_type (?:==|in) (?:"(\w+)"|\[([^\]]+)\])', source)
     known = {name for equal, several in tested for name in (equal, *re.findall(r"\w+", several)) if name}
-    assert set(typing.get_args(narrowed("grpo", "loss_type", str))) == known
+    assert set(typing.get_args(options.types_of("grpo")["loss_type"])) == known

@@ -10,9 +10,8 @@ from accelerate.utils import gather_object
 
 from benchmarks.engines import SHARDED, shard_on_cpus
 from benchmarks.replay import replaying
-from medvlm_r1.training import loop
+from medvlm_r1.training import counterfactual, loop
 from medvlm_r1.training.config import load_config
-from medvlm_r1.training.counterfactual import blank_image
 from medvlm_r1.training.grpo import train_grpo
 
 GROUP = 4
@@ -50,5 +49,5 @@ def _processes(policy, step):
 if __name__ == "__main__":
     shard_on_cpus()
     # Policies of random weights answer with no letter: a blank answer is its whole text.
-    blank_image.strict_letter = lambda text: text
+    counterfactual.strict_letter = lambda text: text
     main(*sys.argv[1:])

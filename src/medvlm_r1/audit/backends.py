@@ -13,12 +13,11 @@ from medvlm_r1.audit.variant import (
     answer_from_generation,
     scored_choice,
 )
-from medvlm_r1.models.choice_logprobs import letter_probabilities
+from medvlm_r1.models.choice_logprobs import PrefillServer, letter_probabilities
 from medvlm_r1.models.device import limit_threads
 from medvlm_r1.models.generate import GenerationSettings, LocalGenerator
 from medvlm_r1.models.load import Policy, load_policy
 from medvlm_r1.models.remote import ServerGenerator, ServerGone, ServerPool, is_server, server_generators
-from medvlm_r1.models.remote_prefill import PrefillServer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,27 +19,13 @@ WINDOWS = ("brain", "subdural", "lung", "soft-tissue", "bone", "percentile", "fu
 def ask_command(
     model: Model,
     *,
-    image: Annotated[
-        Path,
-        typer.Option(
-            help="PNG, JPEG, TIFF, BMP, DICOM or a volume such as NIfTI; or a folder or ZIP archive of DICOM series."
-        ),
-    ],
-    question: Annotated[str, typer.Option(help="The question.")],
-    option: Annotated[
-        list[str] | None,
-        typer.Option(help="One option without its letter; repeatable. Without options the question is open."),
-    ] = None,
-    frame: Annotated[int | None, typer.Option(help="Frame of a multi-frame file, counted from 0.")] = None,
-    plane: Annotated[
-        str | None, typer.Option(autocompletion=completion(*PLANES), help="Volumes: axial, coronal or sagittal.")
-    ] = None,
-    slice_: Annotated[
-        int | None, typer.Option("--slice", help="Volumes: slice number in that plane, counted from 0.")
-    ] = None,
-    series: Annotated[
-        int | None, typer.Option(help="Folders and archives: number of the DICOM series, counted from 0.")
-    ] = None,
+    image: Path,
+    question: str,
+    option: list[str] | None = None,
+    frame: int | None = None,
+    plane: Annotated[str | None, typer.Option(autocompletion=completion(*PLANES))] = None,
+    slice_: Annotated[int | None, typer.Option("--slice")] = None,
+    series: int | None = None,
     window: Annotated[
         str | None,
         typer.Option(
@@ -57,6 +43,15 @@ def ask_command(
     Example: medvlm-r1 ask phantom-base --image ct.png --question "Which organ?" --option liver --option kidney
     Example: medvlm-r1 ask phantom-base --image ct.dcm --window 40/400 --question "What is seen?"
     Example: medvlm-r1 ask phantom-base --image study/ --plane axial --slice 60 --question "What is seen?"
+
+    Options:
+        image: PNG, JPEG, TIFF, BMP, DICOM or a volume such as NIfTI; or a folder or ZIP archive of DICOM series.
+        question: The question.
+        option: One option without its letter; repeatable. Without options the question is open.
+        frame: Frame of a multi-frame file, counted from 0.
+        plane: Volumes: axial, coronal or sagittal.
+        slice_: Volumes: slice number in that plane, counted from 0.
+        series: Folders and archives: number of the DICOM series, counted from 0.
     """
     from medvlm_r1.console import stderr_console
     from medvlm_r1.models.generate import check_images
@@ -93,11 +88,9 @@ def ask_command(
 def serve_command(
     model: Model,
     *,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; any address but 127.0.0.1 needs --token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 for a free one.", min=0, max=65535)] = 8000,
-    token: Annotated[str | None, typer.Option(help="Password that clients must send.")] = None,
+    host: str = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    token: str | None = None,
     max_new_tokens: NewTokens = 512,
     template: Template = "medvlm-r1",
     dtype: Dtype = "auto",
@@ -108,6 +101,11 @@ def serve_command(
     `transformers serve`. Ctrl-C stops the page; a second Ctrl-C does not wait for open connections.
 
     Example: medvlm-r1 serve phantom-base
+
+    Options:
+        host: Address to listen on; any address but 127.0.0.1 needs --token.
+        port: Port; 0 for a free one.
+        token: Password that clients must send.
     """
     from medvlm_r1.console import stderr_console
     from medvlm_r1.serving.medvlm import MedVLM

@@ -19,6 +19,7 @@ from medvlm_r1.cli.options import (
     SkipMissing,
     Template,
     completion,
+    described,
     folder_to_write,
     is_page,
     page_or_folder,
@@ -38,36 +39,14 @@ MODEL_FIGURES = "audit.json"
 
 
 @audit_app.command("data")
+@described
 def audit_data_command(
-    data: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Data folder, or FORMAT:SOURCE for published questions (med-r1:FILE).")
-    ],
+    data: Annotated[Path, typer.Argument(metavar="DIR")],
     *,
-    fit_on: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR_OR_MODALITY",
-            help="Count option_prior_fit on this: a training set (also FORMAT:SOURCE), or a modality such as MRI.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            callback=page_or_folder, help=f"HTML file, or a folder for {PAGE} and {FIGURES} (default: {PAGE})."
-        ),
-    ] = None,
-    write_clean: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            callback=folder_to_write,
-            help="Write the data set without questions that blind baselines solve.",
-        ),
-    ] = None,
-    clean_of: Annotated[
-        list[str] | None,
-        typer.Option(metavar="BASELINE", help="With --write-clean: only remove what this baseline solves; repeatable."),
-    ] = None,
+    fit_on: Annotated[str | None, typer.Option(metavar="DIR_OR_MODALITY")] = None,
+    out: Annotated[Path | None, typer.Option(callback=page_or_folder)] = None,
+    write_clean: Annotated[Path | None, typer.Option(metavar="DIR", callback=folder_to_write)] = None,
+    clean_of: Annotated[list[str] | None, typer.Option(metavar="BASELINE")] = None,
     as_json: Json = False,
 ) -> None:
     """Test whether questions can be answered without the image: blind baselines by modality, with a verdict.
@@ -76,6 +55,13 @@ def audit_data_command(
     With --json, a page is written only if --out is given.
 
     Example: medvlm-r1 audit data data/phantom/test --fit-on data/phantom/train
+
+    Options:
+        data: Data folder, or FORMAT:SOURCE for published questions (med-r1:FILE).
+        fit_on: Count option_prior_fit on this: a training set (also FORMAT:SOURCE), or a modality such as MRI.
+        out: HTML file, or a folder for audit_data.html and audit_data.json (default: audit_data.html).
+        write_clean: Write the data set without questions that blind baselines solve.
+        clean_of: With --write-clean: only remove what this baseline solves; repeatable.
     """
     from medvlm_r1.audit.dataset.audit import audit_data, find_prior_source
     from medvlm_r1.audit.dataset.clean import write_clean as write
@@ -147,14 +133,12 @@ def _table(audit: DataAudit) -> list[str]:
 
 
 @audit_app.command("model")
+@described
 def audit_model_command(
     model: Model,
     *,
     data: Data,
-    out: Annotated[
-        Path,
-        typer.Option(metavar="RUN", callback=folder_to_write, help=f"Run folder for the answers and {MODEL_FIGURES}."),
-    ],
+    out: Annotated[Path, typer.Option(metavar="RUN", callback=folder_to_write)],
     probes: Annotated[
         list[str] | None,
         typer.Option(
@@ -162,22 +146,12 @@ def audit_model_command(
         ),
     ] = None,
     limit: Limit = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Questions per batch, each in all variants (default: 128; for a server, 32 requests)."
-        ),
-    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     max_new_tokens: NewTokens = 512,
     template: Template = "medvlm-r1",
     dtype: Dtype = "auto",
     skip_missing: SkipMissing = False,
-    evaluation: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RUN", help="Reuse the answers of this evaluation; model, data and settings must be the same."
-        ),
-    ] = None,
+    evaluation: Annotated[Path | None, typer.Option(metavar="RUN")] = None,
     as_json: Json = False,
 ) -> None:
     """Audit whether answers depend on the image and on the stated reasoning. Re-run to resume.
@@ -185,6 +159,11 @@ def audit_model_command(
     Select probes with --probes image,options, or by repeating --probes.
 
     Example: medvlm-r1 audit model phantom-base --data data/phantom/test --out runs/audit --limit 60
+
+    Options:
+        out: Run folder for the answers and audit.json.
+        batch_size: Questions per batch, each in all variants (default: 128; for a server, 32 requests).
+        evaluation: Reuse the answers of this evaluation; model, data and settings must be the same.
     """
     from medvlm_r1.console import progress_bar
 

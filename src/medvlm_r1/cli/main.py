@@ -14,7 +14,7 @@ from medvlm_r1.cli.audit import audit_app
 from medvlm_r1.cli.data import data_app
 from medvlm_r1.cli.errors import Interrupted, run_command
 from medvlm_r1.cli.evaluate import compare_command, eval_command
-from medvlm_r1.cli.options import expand_home
+from medvlm_r1.cli.options import described, expand_home
 from medvlm_r1.cli.report import export_command, report_command
 from medvlm_r1.cli.start import demo_command, doctor_command, recipes_command
 from medvlm_r1.cli.train import train_app
@@ -67,7 +67,7 @@ for _name, _command in _COMMANDS.items():
     if isinstance(_command, typer.Typer):
         app.add_typer(_command, name=_name, cls=_Group)
     else:
-        app.command(_name)(_command)
+        app.command(_name)(described(_command))
 
 
 def _version(requested: bool) -> None:

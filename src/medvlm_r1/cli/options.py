@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import typer
 
@@ -21,6 +22,24 @@ def expand_home(arguments: Sequence[str]) -> list[str]:
     """Expand `~` at the start of every argument, and after the `NAME=` of an argument."""
     matches = [(argument, _HOME.fullmatch(argument)) for argument in arguments]
     return [f"{match[1] or ''}{Path(match[2]).expanduser()}" if match else text for text, match in matches]
+
+
+def described(command: Callable[..., None]) -> Callable[..., None]:
+    """Take the help of a command's parameters from the section "Options" at the end of its docstring.
+
+    Keyword-only parameters are options, and others are arguments, unless their annotation says otherwise.
+    """
+    command.__doc__, _, section = inspect.cleandoc(command.__doc__ or "").partition("\n\nOptions:\n")
+    command.__annotations__ = get_type_hints(command, include_extras=True)
+    parameters = inspect.signature(command).parameters
+    for name, text in re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", section, re.MULTILINE):
+        hint: Any = command.__annotations__[name]
+        if get_origin(hint) is not Annotated:
+            keyword = parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+            hint = Annotated[hint, typer.Option() if keyword else typer.Argument()]
+            command.__annotations__[name] = hint
+        hint.__metadata__[0].help = " ".join(text.split())
+    return command
 
 
 def completion(*names: str) -> Callable[[str], list[str]]:

@@ -12,16 +12,19 @@ from medvlm_r1.errors import RESEARCH_USE, UsageError
 
 
 def report_command(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run folders of evaluations, training runs or audits.")
-    ],
-    out: Annotated[Path, typer.Option(callback=page_to_write, help="HTML file to write.")] = Path("report.html"),
-    items: Annotated[int, typer.Option(min=0, help="Number of test items shown in full.")] = 12,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...")],
+    out: Annotated[Path, typer.Option(callback=page_to_write)] = Path("report.html"),
+    items: Annotated[int, typer.Option(min=0)] = 12,
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML file about one or more runs.
 
     Example: medvlm-r1 report runs/zero-shot runs/grpo --out report.html
+
+    Options:
+        runs: Run folders of evaluations, training runs or audits.
+        out: HTML file to write.
+        items: Number of test items shown in full.
     """
     from medvlm_r1.console import stderr_console
 
@@ -33,22 +36,13 @@ def report_command(
 
 
 def export_command(
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN", help="Run folder of a finished training, a checkpoint, or a folder with a LoRA adapter."
-        ),
-    ],
+    run: Annotated[str, typer.Argument(metavar="RUN")],
     *,
     out: Out,
-    results: Annotated[
-        list[Path] | None, typer.Option(help="Run folder of an evaluation of the model; repeatable.")
-    ] = None,
-    audit: Annotated[list[Path] | None, typer.Option(help="JSON file of `audit data`; repeatable.")] = None,
-    push_to_hub: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="Upload to this Hub repository; a new one is private.")
-    ] = None,
-    public: Annotated[bool, typer.Option("--public", help="With --push-to-hub: make a new repository public.")] = False,
+    results: list[Path] | None = None,
+    audit: list[Path] | None = None,
+    push_to_hub: Annotated[str | None, typer.Option(metavar="OWNER/NAME")] = None,
+    public: Annotated[bool, typer.Option("--public")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a trained model as a folder to publish, with a model card that reports the measured results.
@@ -57,6 +51,13 @@ def export_command(
 
     Example: medvlm-r1 export runs/phantom-grpo --results runs/grpo --out published/phantom-grpo
     Example: medvlm-r1 export runs/lora/checkpoints/checkpoint-50 --out published/lora-50
+
+    Options:
+        run: Run folder of a finished training, a checkpoint, or a folder with a LoRA adapter.
+        results: Run folder of an evaluation of the model; repeatable.
+        audit: JSON file of `audit data`; repeatable.
+        push_to_hub: Upload to this Hub repository; a new one is private.
+        public: With --push-to-hub: make a new repository public.
     """
     from medvlm_r1.console import stderr_console
 

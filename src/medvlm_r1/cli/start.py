@@ -40,15 +40,17 @@ def demo_command(
 
 
 def recipes_command(
-    name: Annotated[
-        Path | None, typer.Argument(metavar="NAME", autocompletion=complete_recipe, help="Recipe to show.")
-    ] = None,
-    copy: Annotated[Path | None, typer.Option(metavar="FILE", help="Copy the recipe to a new file.")] = None,
+    name: Annotated[Path | None, typer.Argument(metavar="NAME", autocompletion=complete_recipe)] = None,
+    copy: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
 ) -> None:
     """List the recipes of the package, or show or copy one.
 
     Example: medvlm-r1 recipes phantom.yaml
     Example: medvlm-r1 recipes phantom.yaml --copy mine.yaml
+
+    Options:
+        name: Recipe to show.
+        copy: Copy the recipe to a new file.
     """
     if name is None:
         if copy is not None:
@@ -70,13 +72,10 @@ Check = StrEnum("Check", "equality step lora vllm fsdp2")
 
 
 def doctor_command(
-    gpu: Annotated[
-        bool,
-        typer.Option("--gpu", help="Check one GPU with a model of Qwen2-VL-2B's shape. Default: CPU, small models."),
-    ] = False,
-    check: Annotated[list[Check], typer.Option(help="Run these checks only. Repeatable. Default: all.")] = [],  # noqa: B006
-    versions_only: Annotated[bool, typer.Option("--versions", help="Print versions and devices only.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder for doctor.json and doctor.md.")] = Path(),
+    gpu: Annotated[bool, typer.Option("--gpu")] = False,
+    check: Annotated[list[Check], typer.Option()] = [],  # noqa: B006
+    versions_only: Annotated[bool, typer.Option("--versions")] = False,
+    out: Annotated[Path, typer.Option()] = Path(),
     as_json: Json = False,
 ) -> None:
     """Check that this machine trains correctly. Takes minutes, downloads nothing.
@@ -86,9 +85,15 @@ def doctor_command(
     doctor.json and doctor.md can be attached to a bug report.
 
     Example: medvlm-r1 doctor --gpu
+
+    Options:
+        gpu: Check one GPU with a model of Qwen2-VL-2B's shape. Default: CPU, small models.
+        check: Run these checks only. Repeatable. Default: all.
+        versions_only: Print versions and devices only.
+        out: Folder for doctor.json and doctor.md.
     """
     from medvlm_r1.console import progress_bar, stderr_console
-    from medvlm_r1.models.environment import versions
+    from medvlm_r1.models.device import versions
 
     # Importing torch, which lists the devices, takes seconds.
     with stderr_console().status("Looking for devices"):
@@ -100,7 +105,7 @@ def doctor_command(
     if versions_only:
         print_result(environment, lines, as_json=as_json)
         return
-    from medvlm_r1.training.self_check.run import Line, record, run_all, write_report
+    from medvlm_r1.training.self_check.run import Line, run_all, write_report
 
     if gpu and environment["devices"] == ["cpu"]:
         raise UserError("--gpu: torch sees no GPU. Check the driver and the torch build, or leave out --gpu.")
@@ -112,8 +117,7 @@ def doctor_command(
     else:
         with progress_bar("Checks") as advance:
             results = run_all([item.value for item in check or Check], device, advance)
-    report = record(environment, device, results)
-    write_report(out, report)
+    report = write_report(out, environment, device, results)
     width = max(len(result.check) for result in results)
     lines += [f"{result.check:<{width}}  {result.status:<13}  {result.detail}" for result in results]
     print_result(report, [*lines, f"Written to {out / 'doctor.json'} and {out / 'doctor.md'}."], as_json=as_json)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvlm_r1.cli.options import Json, Overrides, complete_recipe, find_recipe, print_result
+from medvlm_r1.cli.options import Json, Overrides, complete_recipe, described, find_recipe, print_result
 from medvlm_r1.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,21 +18,6 @@ if TYPE_CHECKING:
     from medvlm_r1.training.dry_run.plan import Plan
 
 train_app = typer.Typer(help="Train a policy with GRPO or SFT.", no_args_is_help=True)
-
-_CONFIG = "YAML recipe: a file, or one of the package, such as recipes/phantom.yaml."
-Config = Annotated[Path, typer.Option(autocompletion=complete_recipe, help=_CONFIG)]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Train nothing. Print steps, tokens and memory, or why the run is refused.")
-]
-Memory = Annotated[
-    float | None,
-    typer.Option(metavar="GIB", min=0.1, help="Dry run: GiB of each device. Refuse a run that does not fit."),
-]
-Cpu = Annotated[bool, typer.Option("--cpu", help="Dry run: plan for the CPU and the memory of this machine.")]
-LaunchFile = Annotated[
-    Path | None, typer.Option(help="Dry run: accelerate file, such as recipes/accelerate/zero3.yaml.")
-]
-Tokens = Annotated[int | None, typer.Option(min=1, help="Dry run: tokens per completion (default: the limit).")]
 
 _GRPO = """Train with GRPO: reinforcement learning from answers, without written reasoning. Re-run to resume.
 
@@ -47,19 +32,29 @@ Example: medvlm-r1 train sft --config recipes/phantom-sft.yaml
 
 @train_app.command("sft", help=_SFT)
 @train_app.command("grpo", help=_GRPO)
+@described
 def train_command(
     context: typer.Context,
-    config: Config,
+    config: Annotated[Path, typer.Option(autocompletion=complete_recipe)],
     overrides: Overrides = None,
     *,
-    dry_run: DryRun = False,
-    memory: Memory = None,
-    cpu: Cpu = False,
-    launch: LaunchFile = None,
-    completion_tokens: Tokens = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run")] = False,
+    memory: Annotated[float | None, typer.Option(metavar="GIB", min=0.1)] = None,
+    cpu: Annotated[bool, typer.Option("--cpu")] = False,
+    launch: Path | None = None,
+    completion_tokens: Annotated[int | None, typer.Option(min=1)] = None,
     as_json: Json = False,
 ) -> None:
-    """Train with the method in the command name, `grpo` or `sft`. With `--dry-run`, only plan the training."""
+    """Train with the method in the command name, `grpo` or `sft`. With `--dry-run`, only plan the training.
+
+    Options:
+        config: YAML recipe: a file, or one of the package, such as recipes/phantom.yaml.
+        dry_run: Train nothing. Print steps, tokens and memory, or why the run is refused.
+        memory: Dry run: GiB of each device. Refuse a run that does not fit.
+        cpu: Dry run: plan for the CPU and the memory of this machine.
+        launch: Dry run: accelerate file, such as recipes/accelerate/zero3.yaml.
+        completion_tokens: Dry run: tokens per completion (default: the limit).
+    """
     from medvlm_r1.training.config import load_config
 
     method = str(context.info_name)
@@ -142,10 +137,10 @@ def _print_plan(plan: Plan) -> None:
 
 
 def _plan_lines(plan: Plan) -> list[str]:
-    counts, batch = plan.record()["prompts"], plan.run.batch
-    sharded = "" if plan.run.launch.sharding == "none" else f", sharded with {plan.run.launch.sharding}"
-    kind = "CPU" if plan.run.cpu else "GPU"
-    each = " each" if batch.processes > 1 else ""
+    counts, run = plan.record()["prompts"], plan.run
+    sharded = "" if run.launch.sharding == "none" else f", sharded with {run.launch.sharding}"
+    kind = "CPU" if run.cpu else "GPU"
+    each = " each" if run.launch.processes > 1 else ""
     size = "" if plan.device is None else f" with {plan.device / 2**30:.1f} GiB{each}"
 
     def spread(values: dict[str, float]) -> str:
@@ -154,17 +149,17 @@ def _plan_lines(plan: Plan) -> list[str]:
     lines = [
         f"Model         {plan.config.model}: {plan.shape.family}, {plan.shape.parameters.total:,} parameters, "
         f"{plan.shape.parameters.trained:,} trained",
-        f"Devices       {batch.processes} {kind}{size}{sharded}",
-        f"Steps         {batch.steps:,} of {batch.step_prompts:g} prompts"
-        + (f" x {batch.group} completions" if plan.run.generates else "")
-        + f" ({len(plan.prompts):,} prompts, {batch.epochs_done:.3g} epochs)",
+        f"Devices       {run.launch.processes} {kind}{size}{sharded}",
+        f"Steps         {run.steps:,} of {run.step_prompts:g} prompts"
+        + (f" x {run.group} completions" if run.generates else "")
+        + f" ({len(plan.prompts):,} prompts, {run.epochs_done:.3g} epochs)",
         f"Prompt tokens {spread(counts['tokens'])}",
         f"Image tokens  {spread(counts['image_tokens'])} per prompt",
-        f"Step tokens   {batch.step_prompts * (plan.prompts.mean + batch.group * plan.run.completion):,.0f}, with each "
+        f"Step tokens   {run.step_prompts * (plan.prompts.mean + run.group * run.completion):,.0f}, with each "
         "prompt counted once",
     ]
-    if plan.run.generates:
-        lines.append(f"Prompts       computed once per {'prompt (sharing: true)' if plan.run.shares else 'completion'}")
+    if run.generates:
+        lines.append(f"Prompts       computed once per {'prompt (sharing: true)' if run.shares else 'completion'}")
     return lines
 
 

@@ -122,9 +122,7 @@ def _split(model: str) -> tuple[str, str]:
 
 def _folder(model: str, *, weights: bool = True) -> Path:
     folder = phantom_base_dir() if model == PHANTOM_BASE else Path(model).expanduser()
-    if model != PHANTOM_BASE and not folder.is_dir():
-        folder = _download(model, _MODEL_FILES if weights else _MODEL_FILES[1:])
-    return folder
+    return folder if folder.is_dir() else _download(model, _MODEL_FILES if weights else _MODEL_FILES[1:])
 
 
 def _models_inside(folder: Path) -> str:

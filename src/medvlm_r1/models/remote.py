@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings, Generator, check_images
-from medvlm_r1.models.remote_reply import BadReply, read_pieces, read_reply, shorten
+from medvlm_r1.models.remote_reply import BadReply, read_json, read_pieces, read_reply, shorten
 from medvlm_r1.prompts.parser import with_reasoning_opened
 
 PREFIX = "openai:"
@@ -150,7 +150,7 @@ class ServerGenerator(Generator):
     ) -> list[Generation]:
         """Complete one item n times, in one request if the server supports it. An assistant prefill is continued.
 
-        Some servers ignore a prefill. `models.remote_prefill` checks for this.
+        Some servers ignore a prefill. `models.choice_logprobs` checks for this.
 
         Raises:
             ServerGone: The server gives no usable answer.
@@ -174,16 +174,16 @@ class ServerGenerator(Generator):
         client: Any,
         item: GenerationInput,
         settings: GenerationSettings,
-        read: Callable[[bytes], T],
+        read: Callable[[Mapping[str, Any]], T],
         **options: Any,
     ) -> T:
-        """Send a request, and parse the body of the reply.
+        """Send a request, and read the reply.
 
         Args:
             client: A client for the server.
             item: The conversation to complete.
             settings: Length limit and sampling settings.
-            read: Function that parses the body. If it raises a `BadReply` with `again` set, the request is repeated.
+            read: Function of the reply. If it raises a `BadReply` with `again` set, the request is repeated.
             **options: Further fields of the request.
 
         Raises:
@@ -195,7 +195,7 @@ class ServerGenerator(Generator):
             with self._as_user_errors():
                 reply = self._send(client.chat.completions.with_raw_response.create, item, settings, **options)
             try:
-                return read(reply.content)
+                return read(read_json(reply.content))
             except BadReply as error:
                 if not error.again or attempt == _BAD_REPLIES:
                     raise self._no_answer(item, error) from error

@@ -1,7 +1,7 @@
 """Parse the replies of servers with OpenAI's chat API, which differ in their formats and in how they report errors."""
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 from medvlm_r1.models.generate import Generation
@@ -24,20 +24,19 @@ class BadReply(Exception):
         self.again = again
 
 
-def read_reply(body: bytes, *, prefilled: bool = False) -> list[Generation]:
-    """Parse the completions in the body of a reply.
+def read_reply(reply: Mapping[str, Any], *, prefilled: bool = False) -> list[Generation]:
+    """The completions in a reply.
 
     The content is a text or a list of text parts, which are joined. Some servers send the reasoning separately, as
     `reasoning_content`, `reasoning` or a part of the content. It is then put back in `<think>` tags.
 
     Args:
-        body: The body of the HTTP reply.
+        reply: The reply.
         prefilled: Whether the completions continue an assistant prefill. If so, no missing `<think>` is added.
 
     Raises:
-        BadReply: The reply is an error or has no completions, or a completion has no text.
+        BadReply: The reply has no completions, or a completion has no text.
     """
-    reply = _read_json(body)
     excerpt = shorten(json.dumps(reply))
     choices = reply.get("choices")
     if not isinstance(choices, list) or not choices:
@@ -46,7 +45,12 @@ def read_reply(body: bytes, *, prefilled: bool = False) -> list[Generation]:
     return [_completion(choice, used, excerpt, prefilled) for choice in choices]
 
 
-def _read_json(body: bytes) -> dict[str, Any]:
+def read_json(body: bytes) -> dict[str, Any]:
+    """Parse the body of a reply.
+
+    Raises:
+        BadReply: The reply is not a JSON object, or is an error.
+    """
     try:
         reply = json.loads(body)
     except (ValueError, RecursionError):
@@ -83,26 +87,20 @@ def _completion(choice: Any, used: Any, excerpt: str, prefilled: bool) -> Genera
     return Generation(text=completion, n_tokens=n_tokens, truncated=reason == "length")
 
 
-def read_prompt_use(body: bytes) -> tuple[int | None, bool]:
+def read_prompt_use(reply: Mapping[str, Any]) -> tuple[int | None, bool]:
     """The number of prompt tokens (None if not reported), and whether the server sent the reasoning separately.
 
     Raises:
         BadReply: The reply is not a chat completion.
     """
-    reply = _read_json(body)
-    read_reply(body, prefilled=True)
+    read_reply(reply, prefilled=True)
     separate = any(texts(choice["message"])[0] for choice in reply["choices"])
     tokens = field(reply.get("usage"), "prompt_tokens")
     return (tokens if isinstance(tokens, int) else None), separate
 
 
-def read_logprobs(body: bytes) -> dict[str, float]:
-    """Log-probabilities of the first token's candidates, keyed by text or `token_id:N`; empty if not sent.
-
-    Raises:
-        BadReply: The reply is not a JSON object, or is an error.
-    """
-    reply = _read_json(body)
+def read_logprobs(reply: Mapping[str, Any]) -> dict[str, float]:
+    """Log-probabilities of the first token's candidates, keyed by text or `token_id:N`; empty if not sent."""
     try:
         first = reply["choices"][0]["logprobs"]["content"][0]
         return {entry["token"]: float(entry["logprob"]) for entry in [first, *first["top_logprobs"]]}

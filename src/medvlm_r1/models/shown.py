@@ -74,16 +74,17 @@ def box_frame(sizes: Sequence[Size], template: str, processor: Any = None) -> Bo
     )
 
 
-def true_boxes(sample: Sample, size: Size) -> list[tuple[str, Edges]] | None:
-    """Label and edges of each true box, as fractions of the only image; None if they are unknown.
+def true_boxes(sample: Sample, size: Size, processor: Any = None) -> list[tuple[str, Edges]] | None:
+    """Label and edges of each visible true box, as fractions of the shown image; None if the boxes are unknown.
 
     Args:
-        sample: The sample. An empty list of findings in its `truth` states that there is none.
+        sample: The sample, with one image. An empty list of findings in its `truth` states that there is no box.
         size: Width and height of its image.
+        processor: The image processor of the model; None if the model is shown the whole image.
     """
     if len(sample.images) != 1 or not (sample.boxes or stated_findings(sample) == []):
         return None
-    return [(box.label, edges) for box in sample.boxes if (edges := shown_box(box, size))]
+    return [(box.label, edges) for box in sample.boxes if (edges := shown_box(box, size, processor))]
 
 
 def shown_box(box: Box, size: Size, processor: Any = None) -> Edges | None:
@@ -166,11 +167,10 @@ def box_labels(folder: str, samples: Iterable[Sample], template: str, processor:
                     f"{box.x2:g}, {box.y2:g}, but {sample.images[0]} has {size[0]} x {size[1]} pixels; give boxes in "
                     "pixels of the image file"
                 )
-        edges = [shown_box(box, size, processor) for box in sample.boxes]
-        visible = tuple(edge for edge in edges if edge is not None)
+        boxes = true_boxes(sample, size, processor)
+        visible = None if boxes is None or (sample.boxes and not boxes) else tuple(edges for _, edges in boxes)
         shown_size = resized(size, processor) if template == BOX_PIXELS else None
-        known = bool(visible) or (stated_findings(sample) == [] and not sample.boxes)
-        labels.append(BoxLabel(boxes=visible if known else None, shown_size=shown_size))
+        labels.append(BoxLabel(boxes=visible, shown_size=shown_size))
     return labels
 
 

@@ -19,7 +19,7 @@ def grounded(
 ) -> list[float]:
     """Reward the correct letter for the item's own image, and any other option letter for another item's image.
 
-    Half of the completions of a group are generated with another item's image (`training.counterfactual.other_image`).
+    Half of the completions of a group are generated with another item's image (`training.counterfactual`).
     Let a be the answered letter, by the strict rule of `accuracy_strict`, and y the correct letter:
 
         own image:      r = 1 if a = y, otherwise 0

@@ -37,12 +37,11 @@ from medvlm_r1.rewards.open_answer import open_answer_with
 from medvlm_r1.rewards.registry import checked
 from medvlm_r1.training.callbacks import Evaluate, Progress, SamplerOrder
 from medvlm_r1.training.config import OPEN_ANSWER, RunConfig
-from medvlm_r1.training.counterfactual.blank_image import BlankImageBaseline
-from medvlm_r1.training.counterfactual.other_image import CounterfactualImages, check_counterfactual
+from medvlm_r1.training.counterfactual import CounterfactualImages, check_counterfactual
 from medvlm_r1.training.dataset import check_boxes
 from medvlm_r1.training.loop import train
 from medvlm_r1.training.mixed_rows import MixedRowsTrainer
-from medvlm_r1.training.reliability.mixin import ReliableTrainerMixin
+from medvlm_r1.training.reliability.nan_guard import ReliableTrainerMixin
 from medvlm_r1.training.rollouts import CompletesOpenedReasoning, RolloutLog
 from medvlm_r1.training.run_folder import RunFolder
 
@@ -348,7 +347,7 @@ def _without_adapter(model: Any) -> bool:
     return bool(layer.disable_adapters or model.active_adapter == "ref")
 
 
-class _Mixins(CounterfactualImages, BlankImageBaseline, CompletesOpenedReasoning, ReliableTrainerMixin):
+class _Mixins(CounterfactualImages, CompletesOpenedReasoning, ReliableTrainerMixin):
     pass
 
 

@@ -35,7 +35,7 @@ from medvlm_r1.training.callbacks import (
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.dataset import build_dataset, describe, load_samples, on_main_process, select_by_difficulty
 from medvlm_r1.training.guards import Guards
-from medvlm_r1.training.reliability.checkpoint import BetweenGenerations, ResumedFigures, finish_rotation
+from medvlm_r1.training.reliability.checkpoint import CheckpointCallback, finish_rotation
 from medvlm_r1.training.reliability.interrupt import GracefulStop
 from medvlm_r1.training.reliability.nan_guard import refuse_unless_finite
 from medvlm_r1.training.reliability.resources import explained
@@ -118,7 +118,7 @@ def _train(
     guards = Guards(trainer, stop=config.on_guard == "stop", metrics=run.metrics)
     stop.attach(trainer)
     # GracefulStop comes late, so that a signal during the other callbacks still counts for this step.
-    for callback in (ResumedFigures(trainer, checkpoint), guards, stop, BetweenGenerations(trainer)):
+    for callback in (guards, stop, CheckpointCallback(trainer, checkpoint)):
         trainer.add_callback(callback)
     _fit(trainer, run, checkpoint)
     if guards.stopped is not None:

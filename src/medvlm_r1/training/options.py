@@ -11,83 +11,32 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from medvlm_r1.data.names import nearest
 
+_FACTS = yaml.safe_load(Path(__file__).with_name("options.yaml").read_text(encoding="utf-8"))
+_LIMITS = {name: Field(**row["limits"]) for row in _FACTS["ranges"] for name in row["options"].split()}
 _AT_LEAST_ONE = Field(ge=1)
-
-_RANGES: list[tuple[Any, str]] = [
-    (
-        _AT_LEAST_ONE,
-        "dataloader_prefetch_factor dataset_num_proc ddp_bucket_cap_mb ddp_timeout "
-        "eval_accumulation_steps generation_batch_size gradient_accumulation_steps max_completion_length max_length "
-        "max_tool_calling_iterations num_completions_to_print num_generations_eval num_iterations "
-        "per_device_eval_batch_size per_device_train_batch_size ref_model_sync_steps save_total_limit "
-        "steps_per_generation vllm_max_model_length vllm_tensor_parallel_size",
-    ),
-    (
-        Field(gt=0),
-        "delta eval_steps logging_steps num_train_epochs off_policy_mask_threshold repetition_penalty "
-        "sapo_temperature_neg sapo_temperature_pos save_steps temperature vllm_importance_sampling_clip_max "
-        "vllm_server_timeout",
-    ),
-    (
-        Field(ge=0),
-        "adam_epsilon beta data_seed dataloader_num_workers entropy_coef entropy_coef_delta "
-        "entropy_coef_max entropy_coef_min entropy_target epsilon epsilon_high eval_delay learning_rate max_grad_norm "
-        "neftune_noise_alpha router_aux_loss_coef top_k vespo_k_neg vespo_k_pos vespo_lambda_neg vespo_lambda_pos "
-        "vllm_importance_sampling_clip_min warmup_steps weight_decay",
-    ),
-    (Field(ge=0, le=1), "label_smoothing_factor min_p ref_model_mixup_alpha top_entropy_quantile"),
-    (Field(gt=0, le=1), "top_p vllm_gpu_memory_utilization"),
-    (Field(ge=1, le=65535), "vllm_group_port vllm_server_port"),
-    (Field(ge=0, lt=1), "adam_beta1 adam_beta2"),
-    (Field(ge=2), "num_generations"),
-]
-_BY_NAME = {name: limit for limit, names in _RANGES for name in names.split()}
-
-_MAPPINGS = (
-    "chat_template_kwargs dataset_kwargs generation_kwargs gradient_checkpointing_kwargs lr_scheduler_kwargs "
-    "activation_checkpointing_kwargs model_init_kwargs"
-)
-TYPES: dict[str, Any] = {
+_TYPES: dict[str, Any] = {
     # TRL declares a string, but also converts True to "group" and False to "none".
     "scale_rewards": bool | Literal["group", "batch", "none"],
     "max_steps": Annotated[int, _AT_LEAST_ONE] | Literal[-1],
     "max_completion_length": int,
     "pad_to_multiple_of": Annotated[int, _AT_LEAST_ONE] | Literal["auto"] | None,
-    # For its own command line, TRL also accepts JSON strings. Only mappings are accepted here.
-    **dict.fromkeys(_MAPPINGS.split(), dict[str, Any] | None),
+    **dict.fromkeys(_FACTS["mappings"].split(), dict[str, Any] | None),
 }
 """Types of the options, by name, for which TRL declares a type that is too narrow or too wide."""
-
-_GRPO: dict[str, Any] = {
-    "loss_type": Literal["grpo", "dapo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo"],
-    "importance_sampling_level": Literal["token", "sequence"],
-    "multi_objective_aggregation": Literal["sum_then_normalize", "normalize_then_sum"],
-    "vllm_mode": Literal["server", "colocate"],
-    "vllm_importance_sampling_mode": Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"],
-}
-_UNUSABLE = {
-    "packing": "images cannot be packed",
-    "padding_free": "padding-free batches do not carry images",
-    "assistant_only_loss": "the loss falls on the answer letter already (completion_only_loss)",
-    "use_transformers_continuous_batching": "it generates from text only; use_vllm is the faster way with images",
-    "use_transformers_paged": "it generates from text only; use_vllm is the faster way with images",
-}
-
-
-def narrowed(method: str, name: str, declared: Any) -> Any:
-    """Type of an option, restricted to its valid range.
-
-    Args:
-        method: "grpo" or "sft".
-        name: Name of the option.
-        declared: The type in TRL's configuration class.
-    """
-    wanted = (TYPES | (_GRPO if method == "grpo" else {})).get(name, declared)
-    return Annotated[wanted, _BY_NAME[name]] if name in _BY_NAME else wanted
+_CHOICES: dict[str, Any] = {name: Literal[(*values,)] for name, values in _FACTS["choices"].items()}
+ELSEWHERE: dict[str, str] = _FACTS["elsewhere"]
+"""What to do instead, for options that are set elsewhere in the run configuration or must not be changed."""
+GROUPS = " Where it is not set, it is per_device_train_batch_size x devices x gradient_accumulation_steps."
+# Options with the value "no", which YAML parses as false.
+_NO = ("eval_strategy", "save_strategy", "logging_strategy")
+# Options that depend on the machine. A dry run may use another machine than the training.
+OF_THE_MACHINE = ("bf16", "bf16_full_eval", "fp16", "fp16_full_eval", "tf32", "deepspeed", "fsdp", "fsdp_config")
+_CLASSES = {"grpo": "GRPOConfig", "sft": "SFTConfig"}
 
 
 def conflicts(given: Mapping[str, Any]) -> list[str]:
@@ -96,7 +45,9 @@ def conflicts(given: Mapping[str, Any]) -> list[str]:
     Args:
         given: The options under `trainer`, with valid names and types.
     """
-    problems = [f"'trainer.{name}' cannot be used here: {why}" for name, why in _UNUSABLE.items() if given.get(name)]
+    problems = [
+        f"'trainer.{name}' cannot be used here: {why}" for name, why in _FACTS["unusable"].items() if given.get(name)
+    ]
     if given.get("bf16") and given.get("fp16"):
         problems.append("'trainer.bf16' and 'trainer.fp16' are both true; set one of them")
     if given.get("sync_ref_model") and given.get("beta") == 0:
@@ -109,34 +60,6 @@ def conflicts(given: Mapping[str, Any]) -> list[str]:
     if low > high:
         problems.append(f"'trainer.entropy_coef_min' ({low:g}) is above 'trainer.entropy_coef_max' ({high:g})")
     return problems
-
-
-# Options that are set elsewhere in the run configuration, or must not be changed.
-ELSEWHERE = {
-    "output_dir": "set 'out', the run folder",
-    "seed": "set 'seed' at the top level",
-    "reward_weights": "set the weight of each entry of 'rewards'",
-    "resume_from_checkpoint": "run the same command again; it resumes",
-    "save_only_model": "a checkpoint without its optimizer cannot be resumed from",
-    "trust_remote_code": "code shipped with a model is never run",
-}
-GROUPS = " Where it is not set, it is per_device_train_batch_size x devices x gradient_accumulation_steps."
-# Options with the value "no", which YAML parses as false.
-_NO = ("eval_strategy", "save_strategy", "logging_strategy")
-# Options that depend on the machine. A dry run may use another machine than the training.
-OF_THE_MACHINE = ("bf16", "bf16_full_eval", "fp16", "fp16_full_eval", "tf32", "deepspeed", "fsdp", "fsdp_config")
-_CLASSES = {"grpo": "GRPOConfig", "sft": "SFTConfig"}
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "grpo": {},
-    # Truncating a sequence would remove image tokens but not their features.
-    "sft": {"completion_only_loss": True, "max_length": None},
-}
-_SHARED_DEFAULTS: dict[str, Any] = {
-    "logging_steps": 1,
-    "save_steps": 50,
-    "save_total_limit": 2,
-    "report_to": "tensorboard",
-}
 
 
 def shortened(value: Any) -> str:
@@ -168,7 +91,7 @@ def checked(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
         except ValueError as error:
             wrong.append(str(error))
     _raise(wrong or conflicts(values))
-    defaults = {**_SHARED_DEFAULTS, **_DEFAULTS[method]}
+    defaults = dict(_FACTS["defaults"][method])
     if not {"gradient_checkpointing", "activation_checkpointing"} & given.keys():
         defaults["gradient_checkpointing"] = False
     return defaults | values
@@ -251,13 +174,15 @@ def types_of(method: str) -> dict[str, Any]:
     """Type of every option of a method, restricted to its valid range."""
     config = config_class(method)
     hints = typing.get_type_hints(config)
+    special = _TYPES | (_CHOICES if method == "grpo" else {})
     by_name = {}
     for field in dataclasses.fields(config):
         if field.init:
             # Fields with choices take None where that is their default.
             choices = typing.Literal[(*field.metadata["choices"],)] if "choices" in field.metadata else None
             declared = hints[field.name] if choices is None else choices | (None if field.default is None else choices)
-            by_name[field.name] = narrowed(method, field.name, declared)
+            wanted = special.get(field.name, declared)
+            by_name[field.name] = Annotated[wanted, _LIMITS[field.name]] if field.name in _LIMITS else wanted
     return by_name
 
 

@@ -22,7 +22,7 @@ import yaml
 
 from medvlm_r1.disk import LOCK, atomic_write, exclusive_lock
 from medvlm_r1.errors import UserError
-from medvlm_r1.models.environment import versions
+from medvlm_r1.models.device import versions
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.reliability.checkpoint import newest_whole, numbered
 

@@ -9,9 +9,8 @@ and for the libraries. The sum is therefore an estimate.
 import os
 
 from medvlm_r1.models.device import head_columns
-from medvlm_r1.training.dry_run.prompts import Prompts
-from medvlm_r1.training.dry_run.settings import Precision, Run
-from medvlm_r1.training.dry_run.shape import Shape, Text, Tower
+from medvlm_r1.training.dry_run.settings import Run
+from medvlm_r1.training.dry_run.shape import Prompts, Shape
 
 RUNTIME = 1.5 * 2**30
 """Bytes assumed for the CUDA context, library workspaces and fragmentation. The value was not measured on a GPU."""
@@ -60,31 +59,33 @@ def optimizer_bytes(optimizer: str, weight: int) -> float:
     return 2.0 * weight
 
 
-def text_bytes(text: Text, precision: Precision) -> float:
+def text_bytes(shape: Shape, run: Run) -> float:
     """Bytes that a decoder layer saves per token for the backward pass, except keys and values (`keys_bytes`).
 
     They are the bytes from the table `_TEXT` and the log-sum-exp of attention, which has 4 bytes per head.
     """
-    hidden, query, inner = _TEXT[precision.kind]
-    saved = hidden * text.hidden + query * text.query + inner * text.inner + 4 * text.heads
-    if text.head_normed:
-        saved += _HEAD_NORM[precision.kind] * (text.query + text.keys)
+    hidden, query, inner = _TEXT[run.precision]
+    saved = hidden * shape.hidden + query * shape.query + inner * shape.inner + 4 * shape.heads
+    if shape.head_normed:
+        saved += _HEAD_NORM[run.precision] * (shape.query + shape.keys)
     return float(saved)
 
 
-def keys_bytes(text: Text, precision: Precision) -> float:
+def keys_bytes(shape: Shape, run: Run) -> float:
     """Bytes of the keys and values that attention saves per token and layer.
 
     transformers repeats key and value heads for attention with a mask (`use_gqa_in_sdpa`), so they are as wide as the
     queries.
     """
-    return 2.0 * precision.compute * text.query
+    return 2.0 * run.compute * shape.query
 
 
-def tower_bytes(tower: Tower, precision: Precision) -> float:
+def tower_bytes(shape: Shape, run: Run) -> float:
     """Bytes that a block of the vision tower saves per patch for the backward pass."""
-    width = _TOWER[tower.norm][precision.kind]
-    return float(width * tower.width + tower.inner_kept * precision.compute * tower.inner + 4 * tower.heads)
+    width = _TOWER[shape.tower_norm][run.precision]
+    return float(
+        width * shape.tower_width + shape.tower_inner_kept * run.compute * shape.tower_inner + 4 * shape.tower_heads
+    )
 
 
 def activations(shape: Shape, prompts: Prompts, run: Run, *, shared: bool) -> float:
@@ -94,18 +95,18 @@ def activations(shape: Shape, prompts: Prompts, run: Run, *, shared: bool) -> fl
     attention saves keys and values of [prompt, completion] for every completion (`models.sharing.attention`). With
     gradient checkpointing, every layer saves only its input, and one layer at a time saves all its activations.
     """
-    text, tower, rows, precision = shape.text, shape.tower, run.batch.rows, run.precision
+    rows = run.rows
     length = prompts.longest + run.completion
-    count = run.batch.prompts_in(rows) if shared else rows
+    count = run.prompts_in(rows) if shared else rows
     tokens = count * prompts.longest + rows * run.completion if shared else rows * length
     keys = rows * length + (count * prompts.longest if shared else 0)
     patches = count * prompts.most_patches if shape.trains_tower else 0
-    layer = tokens * text_bytes(text, precision) + keys * keys_bytes(text, precision)
-    block = patches * tower_bytes(tower, precision)
+    layer = tokens * text_bytes(shape, run) + keys * keys_bytes(shape, run)
+    block = patches * tower_bytes(shape, run)
     if not run.checkpointing:
-        return text.layers * layer + tower.blocks * block
-    stream = 4 if precision.weights == 4 else 2
-    inputs = text.layers * tokens * text.hidden + tower.blocks * patches * tower.width
+        return shape.layers * layer + shape.tower_blocks * block
+    stream = 4 if run.weights == 4 else 2
+    inputs = shape.layers * tokens * shape.hidden + shape.tower_blocks * patches * shape.tower_width
     return inputs * stream + layer + block
 
 
@@ -115,48 +116,43 @@ def components(shape: Shape, prompts: Prompts, run: Run, *, shared: bool) -> dic
     ZeRO-2 shards gradients and optimizer state. ZeRO-3 and FSDP2 also shard weights and gather one unit at a time
     (Rajbhandari et al., arXiv 1910.02054); the largest unit counts. During generation all weights are gathered.
     """
-    precision, n, parameters = run.precision, run.launch.processes, shape.parameters
+    n, parameters = run.launch.processes, shape.parameters
     weight, learned = run.weight, run.learned
     shards = n if run.launch.sharding in ("zero3", "fsdp2") else 1
     slices = n if run.launch.sharding != "none" else 1
     state = optimizer_bytes(run.optimizer, 4 if run.deepspeed else learned)
     master = 4.0 if run.deepspeed and weight == 2 else 0.0
-    copied = parameters.total if precision.compute < weight else 0
-    copied += parameters.adapters if precision.compute < learned else 0
-    scored = run.batch.rows * run.completion
-    shared_columns = min(head_columns("cpu" if run.cpu else "cuda"), shape.text.vocabulary)
+    copied = parameters.total if run.compute < weight else 0
+    copied += parameters.adapters if run.compute < learned else 0
+    scored = run.rows * run.completion
+    shared_columns = min(head_columns("cpu" if run.cpu else "cuda"), shape.vocabulary)
     columns = shared_columns if shared else _TILE_PLAIN
-    tile = min(scored, _TILE_TOKENS) * columns * precision.compute
-    head = tile + 4.0 * scored * shape.text.hidden
+    tile = min(scored, _TILE_TOKENS) * columns * run.compute
+    head = tile + 4.0 * scored * shape.hidden
     if shape.trains_head:
-        head += 4.0 * shape.text.hidden * shape.text.vocabulary
-    result = {
+        head += 4.0 * shape.hidden * shape.vocabulary
+    whole = weight if run.deepspeed else run.compute
+    generated = run.rows * run.passes_per_generation if run.generates and not run.vllm else 0
+    length = prompts.longest + run.completion + (_CACHE_ROOM if shared else 0)
+    return {
         "weights": (parameters.total * weight + parameters.adapters * learned) / shards,
-        "gathered": parameters.largest * precision.compute if shards > 1 else 0.0,
+        "gathered": parameters.largest * run.compute if shards > 1 else 0.0,
         "gradients": parameters.trained * learned / slices,
         # DistributedDataParallel averages gradients in separate buckets.
         "buckets": parameters.trained * learned if n > 1 and slices == 1 else 0.0,
         "optimizer": parameters.trained * (state + master) / slices,
-        "reference": parameters.total * weight / shards if run.reference and not precision.adapters else 0.0,
+        "reference": parameters.total * weight / shards if run.reference and not run.adapters else 0.0,
         # Autocast caches a bf16 copy of every trained float32 weight, adapters included, until a forward pass or a
         # generation ends. FSDP2 gathers in bf16.
-        "copies": copied * precision.compute if shards == 1 else 0.0,
+        "copies": copied * run.compute if shards == 1 else 0.0,
         "activations": activations(shape, prompts, run, shared=shared),
         "head": head,
-        "generation weights": 0.0,
-        "cache": 0.0,
-        "logits": 0.0,
+        "generation weights": parameters.total * (whole if generated and shards > 1 else 0.0),
+        "cache": generated * length * shape.layers * 2.0 * shape.keys * run.compute,
+        # Model logits, their float32 copy, the processed scores and their softmax.
+        "logits": generated * shape.vocabulary * (run.compute + 3 * 4.0),
         "runtime": RUNTIME_CPU if run.cpu else RUNTIME,
     }
-    if run.generates and not run.vllm:
-        rows = run.batch.rows * run.batch.passes_per_generation
-        length = prompts.longest + run.completion + (_CACHE_ROOM if shared else 0)
-        result["cache"] = rows * length * shape.text.layers * 2.0 * shape.text.keys * precision.compute
-        # Model logits, their float32 copy, the processed scores and their softmax.
-        result["logits"] = rows * shape.text.vocabulary * (precision.compute + 3 * 4.0)
-        if shards > 1:
-            result["generation weights"] = parameters.total * (weight if run.deepspeed else precision.compute)
-    return result
 
 
 def phases(sizes: dict[str, float], run: Run, device: float | None = None) -> dict[str, float]:

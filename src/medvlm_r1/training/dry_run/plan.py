@@ -19,8 +19,7 @@ from medvlm_r1.training.arguments import training_arguments
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.dataset import select_by_difficulty
 from medvlm_r1.training.dry_run import memory, settings
-from medvlm_r1.training.dry_run.prompts import Prompts, measure, shortest_answer
-from medvlm_r1.training.dry_run.shape import Shape, read_shape
+from medvlm_r1.training.dry_run.shape import Prompts, Shape, measure, read_shape, shortest_answer
 from medvlm_r1.training.loop import bound_pixels, load_sets, overlap_warning
 
 
@@ -116,20 +115,20 @@ class Plan:
 
     def record(self) -> dict[str, Any]:
         """The plan as a mapping that can be written as JSON."""
-        batch, prompts = self.run.batch, self.prompts
+        run, prompts = self.run, self.prompts
         return {
             "model": {"name": self.config.model, "family": self.shape.family, **asdict(self.shape.parameters)},
             "method": self.config.method,
-            "devices": batch.processes,
-            "cpu": self.run.cpu,
+            "devices": run.launch.processes,
+            "cpu": run.cpu,
             "device_memory": self.device,
-            "sharding": self.run.launch.sharding,
-            "shares": self.run.shares,
-            "steps": batch.steps,
-            "epochs": batch.epochs_done,
-            "prompts_per_step": batch.step_prompts,
-            "completions_per_step": batch.step_prompts * batch.group if self.run.generates else 0,
-            "completion_tokens": self.run.completion,
+            "sharding": run.launch.sharding,
+            "shares": run.shares,
+            "steps": run.steps,
+            "epochs": run.epochs_done,
+            "prompts_per_step": run.step_prompts,
+            "completions_per_step": run.step_prompts * run.group if run.generates else 0,
+            "completion_tokens": run.completion,
             "prompts": {
                 "count": len(prompts),
                 "tokens": _spread(prompts.tokens),

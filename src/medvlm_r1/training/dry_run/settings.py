@@ -1,10 +1,10 @@
-"""Settings that the dry run needs, from a configuration with TRL's defaults: batch, run and devices."""
+"""Settings that the dry run needs, from a configuration with TRL's defaults: the run and its devices."""
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.training import options
@@ -54,8 +54,8 @@ def read_launch(path: Path) -> Launch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """Size of an optimizer step, and number of steps. For SFT a group has one row, the answer."""
+class Run:
+    """Number of steps of a run, and the settings that determine its memory use. For SFT a group has one row."""
 
     samples: int
     """Questions in the data set."""
@@ -65,93 +65,29 @@ class Batch:
     """Forward and backward passes per optimizer step (`gradient_accumulation_steps`)."""
     group: int
     """Completions per prompt (`num_generations`)."""
-    processes: int = 1
-    """Number of devices, with one process each."""
     passes_per_generation: int
     """Number of passes that the completions of one generation are split into (`steps_per_generation`)."""
-    iterations: int = 1
-    """Number of times each completion is used (`num_iterations`)."""
-    epochs: float = 1.0
-    keeps_rest: bool = False
-    """Whether an incomplete last batch is used (SFT)."""
-    max_steps: int = -1
-    """Number of optimizer steps, instead of `epochs`, if it is above 0."""
-
-    @property
-    def generation_rows(self) -> int:
-        """Number of completions per generation, on all devices together."""
-        return self.rows * self.processes * self.passes_per_generation
-
-    @property
-    def generation_prompts(self) -> int:
-        """Number of prompts per generation, on all devices together."""
-        return self.generation_rows // self.group
-
-    @property
-    def passes_per_epoch(self) -> int:
-        """Passes per epoch on a device. GRPO drops an incomplete last generation (`RepeatSampler` of TRL)."""
-        if self.keeps_rest:
-            return math.ceil(self.samples / self.generation_prompts)
-        generations = self.samples // self.generation_prompts
-        return generations * self.passes_per_generation * self.iterations
-
-    @property
-    def steps(self) -> int:
-        """Number of optimizer steps, computed as in transformers' `Trainer.set_initial_training_values`."""
-        if self.max_steps > 0:
-            return self.max_steps
-        return math.ceil(self.epochs * max(math.ceil(self.passes_per_epoch / self.accumulation), 1))
-
-    @property
-    def step_prompts(self) -> float:
-        """Number of new prompts per optimizer step, on all devices together."""
-        return self.rows * self.accumulation * self.processes / (self.iterations * self.group)
-
-    @property
-    def epochs_done(self) -> float:
-        """Number of epochs that the steps correspond to."""
-        return self.steps * self.step_prompts / self.samples
-
-    def prompts_in(self, rows: int) -> int:
-        """Number of prompts that `rows` adjacent rows on a device belong to."""
-        return max(1, math.ceil(rows / self.group))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Precision:
-    """Number of bytes per weight and per activation."""
-
+    completion: int
+    """Tokens per completion."""
     weights: int
-    """Bytes per weight."""
+    """Bytes per stored weight."""
     compute: int
     """Bytes per activation in a matrix product."""
     adapters: bool = False
     """Whether only low-rank adapters are trained, in float32."""
-
-    @property
-    def kind(self) -> str:
-        """Key in the tables of `dry_run.memory`."""
-        if self.weights == 4:
-            return "float32" if self.compute == 4 else "autocast"
-        return "adapters" if self.adapters else "half"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """Training settings that determine the memory use."""
-
-    batch: Batch
-    precision: Precision
-    completion: int
-    """Tokens per completion."""
     launch: Launch = Launch()
+    iterations: int = 1
+    """Number of times each completion is used (`num_iterations`)."""
+    epochs: float = 1.0
+    max_steps: int = -1
+    """Number of optimizer steps, instead of `epochs`, if it is above 0."""
     optimizer: str = "adamw_torch_fused"
     checkpointing: bool = False
     """Whether layers are recomputed in the backward pass (`gradient_checkpointing`)."""
     cpu: bool = False
     """Whether the device is a CPU, whose memory also holds the libraries."""
     generates: bool = False
-    """Whether completions are generated; False for SFT."""
+    """Whether completions are generated; False for SFT, which uses an incomplete last batch."""
     shares: bool = False
     """Whether the run shares prompts."""
     reference: bool = False
@@ -164,14 +100,59 @@ class Run:
     """Whether vLLM releases its memory during the update."""
 
     @property
+    def generation_rows(self) -> int:
+        """Number of completions per generation, on all devices together."""
+        return self.rows * self.launch.processes * self.passes_per_generation
+
+    @property
+    def generation_prompts(self) -> int:
+        """Number of prompts per generation, on all devices together."""
+        return self.generation_rows // self.group
+
+    @property
+    def passes_per_epoch(self) -> int:
+        """Passes per epoch on a device. GRPO drops an incomplete last generation (`RepeatSampler` of TRL)."""
+        if not self.generates:
+            return math.ceil(self.samples / self.generation_prompts)
+        return self.samples // self.generation_prompts * self.passes_per_generation * self.iterations
+
+    @property
+    def steps(self) -> int:
+        """Number of optimizer steps, computed as in transformers' `Trainer.set_initial_training_values`."""
+        if self.max_steps > 0:
+            return self.max_steps
+        return math.ceil(self.epochs * max(math.ceil(self.passes_per_epoch / self.accumulation), 1))
+
+    @property
+    def step_prompts(self) -> float:
+        """Number of new prompts per optimizer step, on all devices together."""
+        return self.rows * self.accumulation * self.launch.processes / (self.iterations * self.group)
+
+    @property
+    def epochs_done(self) -> float:
+        """Number of epochs that the steps correspond to."""
+        return self.steps * self.step_prompts / self.samples
+
+    def prompts_in(self, rows: int) -> int:
+        """Number of prompts that `rows` adjacent rows on a device belong to."""
+        return max(1, math.ceil(rows / self.group))
+
+    @property
+    def precision(self) -> str:
+        """Key in the tables of `dry_run.memory`."""
+        if self.weights == 4:
+            return "float32" if self.compute == 4 else "autocast"
+        return "adapters" if self.adapters else "half"
+
+    @property
     def weight(self) -> int:
-        """Bytes per weight of the base model."""
-        return 2 if self.deepspeed and self.precision.compute == 2 else self.precision.weights
+        """Bytes per weight of the base model during the run."""
+        return 2 if self.deepspeed and self.compute == 2 else self.weights
 
     @property
     def learned(self) -> int:
         """Bytes per trained weight. Its gradient has the same size."""
-        return 4 if self.precision.adapters and not self.deepspeed else self.weight
+        return 4 if self.adapters and not self.deepspeed else self.weight
 
     @property
     def deepspeed(self) -> bool:
@@ -207,29 +188,6 @@ def read_run(
         UserError: There are fewer samples than prompts in one generation, or the dtype of the weights is not supported.
     """
     option = functools.partial(options.value, config.method, config.trainer)
-    grpo = config.method == "grpo"
-    rows, accumulation = option("per_device_train_batch_size"), option("gradient_accumulation_steps")
-    passes = 1
-    if grpo:
-        size = option("generation_batch_size")
-        passes = size // (rows * launch.processes) if size else option("steps_per_generation") or accumulation
-    batch = Batch(
-        samples=samples,
-        rows=rows,
-        accumulation=accumulation,
-        group=option("num_generations") if grpo else 1,
-        processes=launch.processes,
-        passes_per_generation=max(1, passes),
-        iterations=option("num_iterations") if grpo else 1,
-        epochs=float(option("num_train_epochs")),
-        keeps_rest=not grpo,
-        max_steps=option("max_steps"),
-    )
-    if grpo and batch.generation_prompts > samples:
-        raise UserError(
-            f"One generation needs {batch.generation_prompts} prompts, and the data set has {samples}. Lower "
-            "trainer.per_device_train_batch_size or trainer.gradient_accumulation_steps."
-        )
     dtype = str((config.trainer.get("model_init_kwargs") or {}).get("dtype", "float32")).removeprefix("torch.")
     weights = _BYTES.get(shape.dtype if dtype == "auto" else dtype)
     if weights is None:
@@ -238,25 +196,52 @@ def read_run(
         )
     # TRL's default is bf16. On a CPU the default is float32 (`arguments.training_arguments`).
     half = bool(option("fp16")) or (option("bf16") is True if cpu else option("bf16") is not False)
-    run = Run(
-        batch=batch,
-        precision=Precision(weights=weights, compute=2 if half else weights, adapters=config.lora is not None),
-        completion=completion or 2,  # for SFT, the letter and the end token
-        launch=launch,
-        optimizer=str(getattr(option("optim"), "value", option("optim"))),
-        checkpointing=bool(option("gradient_checkpointing")),
-        cpu=cpu,
-    )
-    if not grpo:
-        return run
+    rows, accumulation = option("per_device_train_batch_size"), option("gradient_accumulation_steps")
+    settings: dict[str, Any] = {
+        "samples": samples,
+        "rows": rows,
+        "accumulation": accumulation,
+        "epochs": float(option("num_train_epochs")),
+        "max_steps": option("max_steps"),
+        "weights": weights,
+        "compute": 2 if half else weights,
+        "adapters": config.lora is not None,
+        "launch": launch,
+        "optimizer": str(getattr(option("optim"), "value", option("optim"))),
+        "checkpointing": bool(option("gradient_checkpointing")),
+        "cpu": cpu,
+    }
+    if config.method == "sft":
+        # The completion is the letter and the end token.
+        return Run(**settings, group=1, passes_per_generation=1, completion=completion or 2)
+    size = option("generation_batch_size")
+    passes = size // (rows * launch.processes) if size else option("steps_per_generation") or accumulation
     vllm = bool(option("use_vllm"))
     colocated = vllm and option("vllm_mode") == "colocate"
-    if config.sharing and launch.sharding in ("zero3", "fsdp2"):
+    run = Run(
+        **settings,
+        group=option("num_generations"),
+        passes_per_generation=max(1, passes),
+        iterations=option("num_iterations"),
+        completion=completion or option("max_completion_length"),
+        generates=True,
+        shares=config.sharing,
+        reference=option("beta") != 0.0,
+        vllm=vllm,
+        vllm_share=float(option("vllm_gpu_memory_utilization")) if colocated else 0.0,
+        vllm_sleeps=bool(colocated and option("vllm_enable_sleep_mode")),
+    )
+    if run.generation_prompts > samples:
+        raise UserError(
+            f"One generation needs {run.generation_prompts} prompts, and the data set has {samples}. Lower "
+            "trainer.per_device_train_batch_size or trainer.gradient_accumulation_steps."
+        )
+    if run.shares and launch.sharding in ("zero3", "fsdp2"):
         notes.append(f"Weights are sharded ({launch.sharding}), but every device holds all of them while it generates.")
-    if config.sharing and rows < batch.group:
+    if run.shares and rows < run.group:
         notes.append(
-            f"per_device_train_batch_size ({rows}) is below num_generations ({batch.group}). Each prompt is therefore "
-            f"computed {-(-batch.group // rows)} times in the update; with {batch.group} it is computed once."
+            f"per_device_train_batch_size ({rows}) is below num_generations ({run.group}). Each prompt is therefore "
+            f"computed {-(-run.group // rows)} times in the update; with {run.group} it is computed once."
         )
     notes.append(
         f"Assumes {completion} tokens per completion (--completion-tokens)."
@@ -267,13 +252,4 @@ def read_run(
         notes.append("The memory that vLLM reserves is counted only when --memory is given.")
     elif vllm:
         notes.append("The vLLM server runs on other devices; its memory is not counted.")
-    return replace(
-        run,
-        completion=completion or option("max_completion_length"),
-        generates=True,
-        shares=config.sharing,
-        reference=option("beta") != 0.0,
-        vllm=vllm,
-        vllm_share=float(option("vllm_gpu_memory_utilization")) if colocated else 0.0,
-        vllm_sleeps=bool(colocated and option("vllm_enable_sleep_mode")),
-    )
+    return run

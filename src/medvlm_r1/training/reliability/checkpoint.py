@@ -6,6 +6,10 @@ to disk and then renamed. Older checkpoints are deleted only after that.
 
 A checkpoint also holds the metrics recorded since the last log. The next log of a resumed run therefore equals that of
 an uninterrupted run. With `sync_ref_model` a checkpoint also holds the current reference.
+
+transformers saves Qwen2-VL (and every family whose modules were renamed after its release) under the parameter names of
+the Hub files. `from_pretrained` maps these names back. `Trainer` in transformers 5.23 does not, because it calls
+`load_state_dict(strict=False)`. A resumed run would continue from its initial weights and only print a warning.
 """
 
 import hashlib
@@ -22,6 +26,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from medvlm_r1.disk import sync, sync_tree
 from medvlm_r1.errors import UserError
+from medvlm_r1.models.load import load_policy
 
 MANIFEST = "files.json"
 PARTIAL = "checkpoint.partial"
@@ -134,7 +139,9 @@ def _set_aside(path: Path) -> None:
 class AtomicCheckpoints(Trainer):  # type: ignore[misc]
     """Mixin that writes checkpoints to a temporary folder and renames them when they are complete.
 
-    List it before a transformers `Trainer` in the base classes.
+    It restores full weights with `from_pretrained` and requires every key to match. Adapter, FSDP and DeepSpeed
+    checkpoints use the in-memory names, so `Trainer` restores them itself. List the mixin before a transformers
+    `Trainer` in the base classes.
     """
 
     _staging: Path | None = None
@@ -184,7 +191,13 @@ class AtomicCheckpoints(Trainer):  # type: ignore[misc]
 
     def _complete(self, staged: Path, target: Path) -> None:
         """Add the files that transformers does not write, seal the checkpoint and rename it."""
-        _figures_file(staged, self).write_text(json.dumps(_figures(self)) + "\n", encoding="utf-8")
+        figures = {
+            "loss": self._tr_loss.item(),
+            "last_logged": self._globalstep_last_logged,
+            "metrics": {name: list(values) for name, values in self._metrics["train"].items()},
+            "tokens": getattr(self, "_total_train_tokens", None),
+        }
+        _figures_file(staged, self).write_text(json.dumps(figures) + "\n", encoding="utf-8")
         if _keeps_reference(self) and self.args.should_save:
             save_model(self.accelerator.unwrap_model(self.ref_model), str(staged / REFERENCE))
         if self.state.best_model_checkpoint == str(staged):
@@ -198,13 +211,38 @@ class AtomicCheckpoints(Trainer):  # type: ignore[misc]
             staged.parent.rmdir()
             sync(target.parent)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self._restore(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
-class ResumedFigures(TrainerCallback):  # type: ignore[misc]
-    """Restore the state that `AtomicCheckpoints` adds to a transformers checkpoint."""
+    def _load_best_model(self) -> None:
+        if not self._restore(self.state.best_model_checkpoint):
+            super()._load_best_model()
+
+    def _restore(self, folder: str) -> bool:
+        """Load full weights, whose names may differ on disk; return False for other checkpoints."""
+        model = self.accelerator.unwrap_model(self.model)
+        full = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(model, "peft_config"))
+        if full:
+            model.load_state_dict(load_policy(folder, dtype=model.dtype, device="cpu").model.state_dict())
+        return full
+
+
+class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
+    """Restore the state that `AtomicCheckpoints` adds to a checkpoint, and save only between generations.
+
+    With `num_iterations` or `steps_per_generation` above their defaults, several steps use the same completions.
+    Checkpoints do not hold completions. A run resumed between these steps would generate different completions and
+    diverge from the uninterrupted run. Checkpoints are therefore postponed to the last of these steps.
+
+    Args:
+        trainer: The trainer.
+        checkpoint: Checkpoint that the run resumes from; None if it starts.
+    """
 
     def __init__(self, trainer: Any, checkpoint: Path | None) -> None:
-        self._trainer = trainer
-        self._checkpoint = checkpoint
+        self._trainer, self._checkpoint = trainer, checkpoint
+        self._owed = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Restore the metrics recorded since the last log and, with `sync_ref_model`, the reference."""
@@ -223,19 +261,6 @@ class ResumedFigures(TrainerCallback):  # type: ignore[misc]
         if _keeps_reference(trainer):
             load_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(self._checkpoint / REFERENCE))
 
-
-class BetweenGenerations(TrainerCallback):  # type: ignore[misc]
-    """Postpone checkpoints to steps after which new completions are generated.
-
-    With `num_iterations` or `steps_per_generation` above their defaults, several steps use the same completions.
-    Checkpoints do not hold completions. A run resumed between these steps would generate different completions and
-    diverge from the uninterrupted run.
-    """
-
-    def __init__(self, trainer: Any) -> None:
-        self._trainer = trainer
-        self._owed = False
-
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Postpone a save that is due, or carry out a postponed save."""
         between = between_generations(self._trainer) or state.global_step >= state.max_steps
@@ -252,15 +277,6 @@ def between_generations(trainer: Any) -> bool:
 
 def _figures_file(folder: Path, trainer: Any) -> Path:
     return folder / f"figures-{trainer.args.process_index}.json"
-
-
-def _figures(trainer: Any) -> dict[str, Any]:
-    return {
-        "loss": trainer._tr_loss.item(),
-        "last_logged": trainer._globalstep_last_logged,
-        "metrics": {name: list(values) for name, values in trainer._metrics["train"].items()},
-        "tokens": getattr(trainer, "_total_train_tokens", None),
-    }
 
 
 def _keeps_reference(trainer: Any) -> bool:

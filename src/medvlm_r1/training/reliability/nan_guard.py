@@ -19,7 +19,7 @@ from transformers import Trainer
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.rewards.completion import completion_text
-from medvlm_r1.training.reliability.checkpoint import numbered
+from medvlm_r1.training.reliability.checkpoint import AtomicCheckpoints, numbered
 
 SAMPLE_ID = "sample_id"
 _MAX_IDS = 8
@@ -77,6 +77,13 @@ class NanGuard(Trainer):  # type: ignore[misc]
         if isinstance(inputs, Mapping) and SAMPLE_ID in inputs:
             inputs = {name: value for name, value in inputs.items() if name != SAMPLE_ID}
         return super()._prepare_inputs(inputs)
+
+
+class ReliableTrainerMixin(NanGuard, AtomicCheckpoints):
+    """Mixin with the NaN guard, atomic checkpoints and exact restore of weights.
+
+    List it before a TRL trainer in the base classes.
+    """
 
 
 class NamedBatches:

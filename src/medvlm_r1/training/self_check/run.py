@@ -11,29 +11,26 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import UserError
 
-Status = Literal["pass", "fail", "not available"]
 TIMEOUT = 300
 """Seconds after which a check is aborted and reported as failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One line of the report."""
 
     check: str
-    status: Status
+    status: Literal["pass", "fail", "not available"]
     detail: str
 
 
-def _equality(device: str, folder: Path) -> Iterator[Line]:
+def _equality(title: str, device: str, folder: Path) -> Iterator[Line]:
     import torch
 
     from medvlm_r1.models.families import FAMILIES
@@ -43,24 +40,23 @@ def _equality(device: str, folder: Path) -> Iterator[Line]:
     for family in sorted(FAMILIES):
         for dtype in (torch.float32, torch.bfloat16):
             agrees, detail = compare(family, dtype, device)
-            name = f"shared forward, {family}, {str(dtype).removeprefix('torch.')}"
+            name = f"{title}, {family}, {str(dtype).removeprefix('torch.')}"
             yield Line(name, "pass" if agrees else "fail", detail)
 
 
-def _grpo(device: str, folder: Path, *, lora: bool = False) -> Iterator[Line]:
+def _grpo(title: str, device: str, folder: Path, *, lora: bool = False) -> Iterator[Line]:
     """Compare the trainer with plain TRL, its peak memory with the dry run's estimate, and its model with the base."""
     import torch
 
     from medvlm_r1.training.self_check.steps import SIZES, check_saved, run_grpo
 
     size = SIZES[device]
-    name = "GRPO step, LoRA on bfloat16 weights" if lora else "GRPO step, full weights"
     memory = "peak memory against the dry run"
     if device == "cuda" and not lora:
         total = torch.cuda.get_device_properties(0).total_memory
         if total < size.memory:
             reason = f"needs {size.memory / 2**30:.0f} GiB of GPU memory; this GPU has {total / 2**30:.0f}"
-            yield from (Line(line, "not available", reason) for line in (name, memory))
+            yield from (Line(line, "not available", reason) for line in (title, memory))
             return
     ours = run_grpo(folder, device, size, lora=lora)
     plain = run_grpo(folder, device, size, lora=lora, sharing=False)
@@ -71,7 +67,7 @@ def _grpo(device: str, folder: Path, *, lora: bool = False) -> Iterator[Line]:
         f"memory {ours.memory / 2**30:.2f} GiB ({plain.memory / 2**30:.2f}); the update reaches "
         f"{100 * ours.peak_share:.0f} % of the measured matrix-product peak"
     )
-    yield Line(name, "fail", ours.notice) if ours.notice else Line(name, "pass", detail)
+    yield Line(title, "fail", ours.notice) if ours.notice else Line(title, "pass", detail)
     if not lora:
         yield Line(
             memory,
@@ -81,35 +77,34 @@ def _grpo(device: str, folder: Path, *, lora: bool = False) -> Iterator[Line]:
         )
     dtype = "bfloat16" if lora else "float32"
     try:
-        yield Line(f"save and reload, {dtype}", "pass", check_saved(Path(ours.model), folder / f"base-{dtype}"))
+        yield Line(f"save and reload, {dtype}", "pass", check_saved(ours.model, folder / f"base-{dtype}"))
     except UserError as error:
         yield Line(f"save and reload, {dtype}", "fail", str(error))
 
 
-def _vllm(device: str, folder: Path) -> Iterator[Line]:
+def _vllm(title: str, device: str, folder: Path) -> Iterator[Line]:
     from medvlm_r1.training.self_check.steps import SIZES, run_grpo
 
-    name = "GRPO step, vLLM colocated"
     if device == "cpu" or find_spec("vllm") is None:
         reason = "weight transfer needs a GPU" if device == "cpu" else "vLLM is not installed"
-        yield Line(name, "not available", reason)
+        yield Line(title, "not available", reason)
         return
     options = {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.3}
     ours = run_grpo(folder, device, SIZES[device], lora=True, generation_kwargs={"ignore_eos": True}, **options)
-    yield Line(name, "pass", f"generation {ours.generation:.2f} s, update {ours.update:.2f} s, step {ours.step:.2f} s")
+    yield Line(title, "pass", f"generation {ours.generation:.2f} s, update {ours.update:.2f} s, step {ours.step:.2f} s")
 
 
-def _fsdp2(device: str, folder: Path) -> Iterator[Line]:
+def _fsdp2(title: str, device: str, folder: Path) -> Iterator[Line]:
     from medvlm_r1.training.self_check.steps import SIZES, check_saved, run_grpo, shard_on_one_process
 
     shard_on_one_process(device)
     ours = run_grpo(folder, device, SIZES[device], lora=True)
-    saved = check_saved(Path(ours.model), folder / "base-bfloat16")
+    saved = check_saved(ours.model, folder / "base-bfloat16")
     shared = "prompts computed TRL's way" if ours.notice else "prompts shared"
-    yield Line("FSDP2, world size 1", "pass", f"{len(ours.losses)} steps, {shared}, step {ours.step:.2f} s; {saved}")
+    yield Line(title, "pass", f"{len(ours.losses)} steps, {shared}, step {ours.step:.2f} s; {saved}")
 
 
-CHECKS: dict[str, tuple[str, Callable[[str, Path], Iterator[Line]]]] = {
+CHECKS: dict[str, tuple[str, Callable[[str, str, Path], Iterator[Line]]]] = {
     "equality": ("shared forward", _equality),
     "step": ("GRPO step, full weights", _grpo),
     "lora": ("GRPO step, LoRA on bfloat16 weights", functools.partial(_grpo, lora=True)),
@@ -126,7 +121,7 @@ def run_check(name: str, device: str) -> list[Line]:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            lines.extend(check(device, Path(folder)))
+            lines.extend(check(title, device, Path(folder)))
         except Exception as error:
             lines.append(Line(title, "fail", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"))
     return lines
@@ -158,7 +153,7 @@ def run_all(names: Sequence[str], device: str, progress: Callable[[int, int, str
             lines.append(Line(title, "fail", f"no result after {TIMEOUT} s"))
             continue
         try:
-            lines.extend(Line(**row) for row in json.loads(result.stdout.splitlines()[-1]))
+            lines.extend(Line(*row) for row in json.loads(result.stdout.splitlines()[-1]))
         except (IndexError, TypeError, ValueError):
             last = (result.stderr.strip().splitlines() or ["no message"])[-1]
             lines.append(Line(title, "fail", f"its process ended with code {result.returncode}: {last[:300]}"))
@@ -166,35 +161,26 @@ def run_all(names: Sequence[str], device: str, progress: Callable[[int, int, str
     return lines
 
 
-def record(environment: Mapping[str, Any], device: str, lines: Sequence[Line]) -> dict[str, Any]:
-    """The content of doctor.json."""
-    return {"environment": dict(environment), "device": device, "lines": [asdict(line) for line in lines]}
-
-
-def write_report(out: Path, report: Mapping[str, Any]) -> None:
-    """Write the report to `doctor.json`, and as a table to `doctor.md`.
-
-    Args:
-        out: Folder for both files.
-        report: Result of `record`.
-    """
-    environment = report["environment"]
+def write_report(out: Path, environment: Mapping[str, Any], device: str, lines: Sequence[Line]) -> dict[str, Any]:
+    """Write the report to `doctor.json`, and as a table to `doctor.md`; return the content of `doctor.json`."""
+    report = {"environment": environment, "device": device, "lines": [line._asdict() for line in lines]}
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     table = [
         f"Python {environment['python']}, {environment['platform']}. Devices: {', '.join(environment['devices'])}. "
-        f"Checked on {report['device']}.",
+        f"Checked on {device}.",
         "",
         packages,
         "",
         "| check | result | detail |",
         "|---|---|---|",
-        *("| {check} | {status} | {detail} |".format(**line) for line in report["lines"]),
+        *(f"| {line.check} | {line.status} | {line.detail} |" for line in lines),
         "",
     ]
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / "doctor.json", json.dumps(report, indent=1) + "\n")
     atomic_write(out / "doctor.md", "\n".join(table))
+    return report
 
 
 if __name__ == "__main__":
-    print(json.dumps([asdict(line) for line in run_check(sys.argv[1], sys.argv[2])]), flush=True)
+    print(json.dumps(run_check(sys.argv[1], sys.argv[2])), flush=True)

@@ -11,8 +11,8 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,38 +56,8 @@ class Size:
     """Device memory in bytes that the training of full weights requires."""
 
 
-# https://huggingface.co/Qwen/Qwen2-VL-2B-Instruct, config.json
-QWEN2_VL_2B = Size(
-    text={
-        "vocab_size": 151936,
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-    },
-    vision={"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4},
-    edge=392,
-    completion=256,
-    group=8,
-    memory=60 * 2**30,
-)
-SMALL = Size(
-    text={
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]},
-    },
-    vision={"depth": 4, "embed_dim": 96, "hidden_size": 128, "num_heads": 4, "mlp_ratio": 2},
-    edge=224,
-    completion=32,
-    group=8,
-)
-SIZES = {"cpu": SMALL, "cuda": QWEN2_VL_2B}
+_SETTINGS = yaml.safe_load(Path(__file__).with_name("steps.yaml").read_text(encoding="utf-8"))
+SIZES = {device: Size(**size) for device, size in _SETTINGS["sizes"].items()}
 """Sizes by device type."""
 
 
@@ -111,31 +81,111 @@ def write_base(folder: Path, size: Size, device: str, dtype: torch.dtype) -> Pat
     return folder
 
 
-@dataclass(slots=True, kw_only=True)
 class Figures:
-    """Measurements of a run."""
+    """Measurements of a run, whose progress callback this is. They follow two steps that are not timed.
 
-    generation: float = math.nan
-    """Median seconds of generation per step."""
-    update: float = math.nan
-    """Median seconds of the update per step."""
-    memory: float = 0.0
-    """Peak device memory in bytes, including the runtime."""
-    estimate: float = 0.0
-    """The dry run's estimate of `memory`."""
-    peak_share: float = 0.0
-    """FLOP/s of the update, as a fraction of the peak measured with matrix products."""
-    losses: list[float] = field(default_factory=list)
-    gradients: list[float] = field(default_factory=list)
-    notice: str = ""
-    """The trainer's message that prompts are not shared in the run or its generation; empty if they are."""
-    model: str = ""
-    """Folder of the trained model."""
+    Attributes:
+        generation: Median seconds of generation per step.
+        update: Median seconds of the update per step.
+        step: Seconds per step: generation and update.
+        memory: Peak device memory in bytes, including the runtime.
+        estimate: The dry run's estimate of `memory`.
+        peak_share: FLOP/s of the update, as a fraction of the peak measured with matrix products.
+        losses: Loss of every step.
+        gradients: Gradient norm of every step.
+        notice: The trainer's message that prompts are not shared in the run or its generation; empty if they are.
+        model: Folder of the trained model.
+    """
 
-    @property
-    def step(self) -> float:
-        """Seconds per step: generation and update."""
-        return self.generation + self.update
+    estimate: float
+    model: Path
+
+    def __init__(self, device: str) -> None:
+        self._cuda, self._device = device == "cuda", device
+        self._steps: list[tuple[float, float]] = []
+        self._generated, self._begun, self._step = 0.0, self._now(), 0
+        self._flops, self._counting = FlopCounterMode(display=False), contextlib.ExitStack()
+        self._operations = [0, 0]
+
+    def _now(self) -> float:
+        if self._cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    @contextlib.contextmanager
+    def timed_generation(self) -> Iterator[None]:
+        """Time `GRPOTrainer._generate`, which both trainers call once for each generation."""
+        plain = GRPOTrainer._generate
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begun, before = self._now(), self._flops.get_total_flops()
+            result = plain(*args, **kwargs)
+            self._generated += self._now() - begun
+            self._operations[0] += self._flops.get_total_flops() - before
+            return result
+
+        GRPOTrainer._generate = timed
+        try:
+            yield
+        finally:
+            GRPOTrainer._generate = plain
+
+    def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
+        """Record the end of a step; ignore calls with logs. The FLOPs of the second step are counted."""
+        if logs or step == self._step:
+            return
+        self._step, now = step, self._now()
+        if step == 1:
+            self._counting.enter_context(self._flops)
+        elif step == 2:
+            self._counting.close()
+            self._operations[1] = self._flops.get_total_flops() - self._operations[0]
+            self._forget_peak()
+        else:
+            self._steps.append((self._generated, now - self._begun - self._generated))
+        self._generated, self._begun = 0.0, self._now()
+
+    def finish(self, logs: Sequence[Mapping[str, float]], printed: str) -> None:
+        """Compute the figures at the end of the run.
+
+        Args:
+            logs: Rows of `metrics.jsonl`.
+            printed: What the trainer printed on stderr.
+        """
+        self.memory = self._peak()
+        self.generation, self.update = (statistics.median(values) for values in zip(*self._steps, strict=True))
+        self.step = self.generation + self.update
+        self.peak_share = self._operations[1] / self.update / self._matrix_peak()
+        self.losses, self.gradients = [row["loss"] for row in logs], [row["grad_norm"] for row in logs]
+        self.notice = next((line for line in printed.splitlines() if "TRL's way" in line), "")
+
+    def _matrix_peak(self) -> float:
+        """FLOP/s of the fastest of a few large matrix products."""
+        size, dtype = (8192, torch.bfloat16) if self._cuda else (1024, torch.float32)
+        a, b = (torch.randn(size, size, device=self._device, dtype=dtype) for _ in range(2))
+        best = math.inf
+        for _ in range(6):
+            begun = self._now()
+            a @ b
+            best = min(best, self._now() - begun)
+        return 2 * size**3 / best
+
+    def _forget_peak(self) -> None:
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            with contextlib.suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc_pid_clear_refs(5)
+
+    def _peak(self) -> float:
+        """Peak bytes since `_forget_peak`: reserved GPU memory and the runtime, or the process's resident memory."""
+        if self._cuda:
+            return torch.cuda.max_memory_reserved() + RUNTIME
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return float(line.split()[1]) * 1024
+        return 0.0
 
 
 def run_grpo(folder: Path, device: str, size: Size, *, lora: bool, **options: Any) -> Figures:
@@ -161,18 +211,12 @@ def run_grpo(folder: Path, device: str, size: Size, *, lora: bool, **options: An
     rows = size.group * size.prompts
     eos = AutoConfig.from_pretrained(base).get_text_config().eos_token_id
     trainer = {
+        **_SETTINGS["trainer"],
         "max_steps": steps,
         "num_generations": size.group,
         "per_device_train_batch_size": rows,
-        "gradient_accumulation_steps": 1,
         "max_completion_length": size.completion,
         "generation_kwargs": {"suppress_tokens": eos if isinstance(eos, list) else [eos]},
-        "beta": 0.04,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "learning_rate": 1e-4,
-        "lr_scheduler_type": "constant",
         "use_cpu": device == "cpu",
         "bf16": device == "cuda",
         **({"model_init_kwargs": {"dtype": "bfloat16"}} if lora else {}),
@@ -194,116 +238,17 @@ def run_grpo(folder: Path, device: str, size: Size, *, lora: bool, **options: An
     file = folder / f"{out.name}.yaml"
     file.write_text(yaml.safe_dump(settings))
     config = load_config(file)
-    watch, printed = _Watch(torch.device(device)), io.StringIO()
-    with watch.generation(), contextlib.redirect_stderr(printed):
-        model = train_grpo(config, progress=watch)
+    figures, printed = Figures(device), io.StringIO()
+    with figures.timed_generation(), contextlib.redirect_stderr(printed):
+        figures.model = train_grpo(config, progress=figures)
     logs = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    figures = watch.figures()
-    figures.losses, figures.gradients = [row["loss"] for row in logs], [row["grad_norm"] for row in logs]
-    figures.notice = next((line for line in printed.getvalue().splitlines() if "TRL's way" in line), "")
-    figures.model = str(model)
+    figures.finish(logs, printed.getvalue())
     memory = float(torch.cuda.get_device_properties(0).total_memory) if device == "cuda" else None
     plan = make_plan(config, cpu=device == "cpu", device=memory, completion=size.completion)
-    figures.estimate = plan.peak(shared=sharing and plan.run.shares)
+    figures.estimate = plan.peak(shared=plan.run.shares)
     if not all(map(math.isfinite, (*figures.losses, *figures.gradients))) or not any(figures.gradients):
         raise UserError(f"losses {figures.losses} and gradient norms {figures.gradients} should be finite and not 0")
     return figures
-
-
-class _Watch:
-    """Time steps and generation, count the FLOPs of the second step, and measure the peak memory of later steps."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._steps: list[tuple[float, float]] = []
-        self._generated = 0.0
-        self._begun = self._now()
-        self._step = 0
-        self._flops, self._counting = FlopCounterMode(display=False), contextlib.ExitStack()
-        self._operations = [0, 0]
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    @contextlib.contextmanager
-    def generation(self) -> Iterator[None]:
-        """Time `GRPOTrainer._generate`, which both trainers call once for each generation."""
-        plain = GRPOTrainer._generate
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            begun, before = self._now(), self._flops.get_total_flops()
-            result = plain(*args, **kwargs)
-            self._generated += self._now() - begun
-            self._operations[0] += self._flops.get_total_flops() - before
-            return result
-
-        GRPOTrainer._generate = timed
-        try:
-            yield
-        finally:
-            GRPOTrainer._generate = plain
-
-    def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
-        """Record the end of a step; ignore calls with logs."""
-        if logs or step == self._step:
-            return
-        self._step = step
-        now = self._now()
-        if step == 1:
-            self._counting.enter_context(self._flops)
-        elif step == 2:
-            self._counting.close()
-            self._operations[1] = self._flops.get_total_flops() - self._operations[0]
-            _forget_peak(self._device)
-        else:
-            self._steps.append((self._generated, now - self._begun - self._generated))
-        self._generated, self._begun = 0.0, self._now()
-
-    def figures(self) -> Figures:
-        """Medians of the timed steps, the peak memory, and the FLOP/s of the update."""
-        generation, update = (statistics.median(values) for values in zip(*self._steps, strict=True))
-        peak = _matrix_peak(self._device)
-        return Figures(
-            generation=generation,
-            update=update,
-            memory=_peak(self._device),
-            peak_share=self._operations[1] / update / peak,
-        )
-
-
-def _matrix_peak(device: torch.device) -> float:
-    """FLOP/s of the fastest of a few large matrix products."""
-    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = math.inf
-    for _ in range(6):
-        begun = time.perf_counter()
-        a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begun)
-    return 2 * size**3 / best
-
-
-def _forget_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc_pid_clear_refs(5)
-
-
-def _peak(device: torch.device) -> float:
-    """Peak bytes since `_forget_peak`: reserved GPU memory and the runtime, or the process's resident memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved() + RUNTIME
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return float(line.split()[1]) * 1024
-    return 0.0
 
 
 def check_saved(folder: Path, base: Path) -> str:
@@ -354,20 +299,7 @@ def shard_on_one_process(device: str) -> None:
     accelerate 1.15 enables FSDP only for GPUs and similar devices (`AcceleratorState`: MULTI_GPU, ..., not MULTI_CPU).
     PyTorch's FSDP2 also works on a CPU with gloo.
     """
-    os.environ |= {
-        "ACCELERATE_USE_FSDP": "true",
-        "FSDP_VERSION": "2",
-        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_RESHARD_AFTER_FORWARD": "true",
-        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
-        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        # With port 0 the store uses any free port. No other process has to know it.
-        "MASTER_PORT": "0",
-    }
+    os.environ |= _SETTINGS["fsdp2"]
     if device == "cpu":
         from accelerate import PartialState, utils
 

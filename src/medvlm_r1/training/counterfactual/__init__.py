@@ -1,1 +1,0 @@
-"""Counterfactual rollouts: completions for blank images and for other items' images, used by some rewards."""
