@@ -20,11 +20,10 @@ from medvlm_r1.data.difficulty import DifficultyFile, PassRate, histogram
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
-from medvlm_r1.evaluation.store import load_row_images, present_rows
 from medvlm_r1.evaluation.run import identify, require_positive
 from medvlm_r1.evaluation.score import Graded, grade
 from medvlm_r1.evaluation.statistics import wilson
-from medvlm_r1.evaluation.store import AnswerKey, answer_key
+from medvlm_r1.evaluation.store import AnswerKey, answer_key, load_row_images, present_rows
 from medvlm_r1.models.generate import Generation, GenerationSettings
 from medvlm_r1.models.remote import is_server
 

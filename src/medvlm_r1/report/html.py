@@ -206,6 +206,7 @@ def _difficulty_table(runs: Mapping[str, RunView]) -> Table | None:
 
 
 def share_cell(share: Mapping[str, Any] | None, chance: float | None) -> Cell:
+    """The cell of a share: percent, interval, counts, and a bar with chance if it is given."""
     if share is None or not share["n"]:
         return Cell()
     low, high = share["ci95"]
