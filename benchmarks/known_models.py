@@ -21,9 +21,8 @@ from medvlm_r1.audit.claims import read_claims, scene_of
 from medvlm_r1.audit.probes.cue import HINT, draw_hint
 from medvlm_r1.audit.variant import ANSWER_TAG, AuditBackend, Variant, VariantAnswer, parsed_answer, scored_choice
 from medvlm_r1.data.sample import LETTERS, Sample
-from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
 from medvlm_r1.phantom.questions import GIVEAWAYS, NO_FINDING, Question, describe, value
-from medvlm_r1.phantom.scene import REGIONS, Scene
+from medvlm_r1.phantom.scene import KINDS, NONE, REGIONS, SIDES, SIZES, Scene
 from medvlm_r1.prompts.assistant_response import split_sentences
 from medvlm_r1.prompts.conclusion import concluded_letter, states_choice
 

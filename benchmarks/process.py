@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.training.reliability.resources import out_of_memory
+from medvlm_r1.training.reliability.guard import out_of_memory
 
 _STATUS = Path("/proc/self/status")
 

@@ -30,9 +30,8 @@ WHOLE = (
     "evaluation/compare.py",
     "evaluation/score.py",
     "evaluation/statistics.py",
-    "phantom/geometry.py",
+    "phantom/body.py",
     "phantom/imaging.py",
-    "phantom/tissue.py",
     "models/choice_logprobs.py",
     "rewards/*.py",
     "models/onednn_linear.py",
@@ -42,11 +41,9 @@ WHOLE = (
     "training/grpo.py",
     "training/dry_run/*.py",
     "models/sharing/attention.py",
-    "models/decoding/prefill.py",
     "models/sharing/batch.py",
     "models/decoding/shared_generation.py",
     "models/sharing/forward.py",
-    "models/sharing/limits.py",
 )
 """A wrong line here gives wrong figures in silence."""
 

@@ -17,9 +17,8 @@ import numpy as np
 
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.phantom.benchmark import SPLITS
-from medvlm_r1.phantom.findings import KINDS
 from medvlm_r1.phantom.questions import PHRASINGS, Question, ask, describe, vocabulary
-from medvlm_r1.phantom.scene import MODALITIES, REGIONS, Scene
+from medvlm_r1.phantom.scene import KINDS, MODALITIES, REGIONS, Scene
 from medvlm_r1.prompts.templates import TEMPLATES
 
 CAPTION_REQUEST = "Describe this image."

@@ -33,7 +33,7 @@ from benchmarks.base.language import careless as by_habit
 from benchmarks.base.pool import PIXELS, Pool
 from benchmarks.base.tower import Heads, cells, crops, features, patches, targets, vary
 from medvlm_r1.phantom.benchmark import SPLITS
-from medvlm_r1.phantom.geometry import Array
+from medvlm_r1.phantom.body import Array
 from medvlm_r1.phantom.questions import ask, ask_about, describe
 from medvlm_r1.phantom.scene import MODALITIES, Scene
 

@@ -16,11 +16,10 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_
 
 from benchmarks.base.architecture import IMAGE_TOKENS, MERGE, PATCH, PIXEL_MEAN, PIXEL_STD
 from benchmarks.base.pool import PIXELS
-from medvlm_r1.phantom.findings import KINDS, SIDES, SIZES
-from medvlm_r1.phantom.geometry import Array
+from medvlm_r1.phantom.body import Array
 from medvlm_r1.phantom.imaging import PLANES, SEQUENCES, WINDOWS
 from medvlm_r1.phantom.questions import NO_FINDING, value
-from medvlm_r1.phantom.scene import MODALITIES, REGIONS, VIEWS, Scene
+from medvlm_r1.phantom.scene import KINDS, MODALITIES, REGIONS, SIDES, SIZES, VIEWS, Scene
 
 ATTRIBUTES: Mapping[str, Sequence[str]] = {
     "modality": MODALITIES,

@@ -15,7 +15,7 @@ from mask_picture import mask_picture
 from matplotlib.figure import Figure
 from step_picture import step_picture
 
-from medvlm_r1.phantom.findings import KINDS, SIZES
+from medvlm_r1.phantom.scene import KINDS, SIZES
 from medvlm_r1.phantom.scene import MODALITIES, REGIONS, Scene, render, techniques
 
 ASSETS = Path(__file__).parents[1] / "assets"

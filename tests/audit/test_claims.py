@@ -19,9 +19,8 @@ from medvlm_r1.audit.claims import (
     scene_of,
 )
 from medvlm_r1.phantom.benchmark import to_sample
-from medvlm_r1.phantom.findings import NONE
 from medvlm_r1.phantom.questions import ask, describe
-from medvlm_r1.phantom.scene import Scene
+from medvlm_r1.phantom.scene import NONE, Scene
 
 CT = Scene("CT", "chest", "axial", "lung window", "cyst", "left", "small", (1, 2))
 CLEAR = Scene("X-ray", "knee", "lateral", "lateral", NONE, None, None, (1, 3))

@@ -31,9 +31,8 @@ from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import load_policy
 from medvlm_r1.phantom.benchmark import SPLITS
-from medvlm_r1.phantom.findings import KINDS, NONE, SIZES
 from medvlm_r1.phantom.questions import NO_FINDING, Question, ask
-from medvlm_r1.phantom.scene import MODALITIES, Scene
+from medvlm_r1.phantom.scene import KINDS, MODALITIES, NONE, SIZES, Scene
 from medvlm_r1.rewards.accuracy_paper import accuracy_paper
 from medvlm_r1.rewards.format_paper import format_paper
 

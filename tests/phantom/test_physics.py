@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 
 from medvlm_r1.phantom import imaging
-from medvlm_r1.phantom.body import Body, Builder
-from medvlm_r1.phantom.geometry import Ellipsoid, Waves, rotation
+from medvlm_r1.phantom.body import LABEL, Body, Builder, Ellipsoid, Waves, rotation
 from medvlm_r1.phantom.imaging import SIZE, line_integrals, slice_labels, spin_echo
-from medvlm_r1.phantom.tissue import LABEL
 
 MUSCLE = 1.05 * 0.0195  # 1/mm
 FAT = 0.92 * 0.0195

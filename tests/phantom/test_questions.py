@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from medvlm_r1.phantom.findings import NONE
 from medvlm_r1.phantom.questions import (
     GIVEAWAYS,
     NO_FINDING,
@@ -15,7 +14,7 @@ from medvlm_r1.phantom.questions import (
     value,
     vocabulary,
 )
-from medvlm_r1.phantom.scene import MODALITIES, Scene, draw
+from medvlm_r1.phantom.scene import MODALITIES, NONE, Scene, draw
 
 
 def plain(modality, n=400, **options):

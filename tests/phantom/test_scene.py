@@ -4,20 +4,24 @@ import numpy as np
 import pytest
 
 from medvlm_r1.phantom.anatomy import BODIES
-from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES, place_finding
+from medvlm_r1.phantom.body import LABEL, lookup
 from medvlm_r1.phantom.imaging import PLANES, SIZE, WINDOWS, spin_echo
 from medvlm_r1.phantom.scene import (
+    KINDS,
     MODALITIES,
+    NONE,
     REGIONS,
+    SIDES,
+    SIZES,
     VIEWS,
     Scene,
     draw,
     finding_box,
+    place_finding,
     render,
     techniques,
     unseen_kinds,
 )
-from medvlm_r1.phantom.tissue import LABEL, lookup
 
 SIDED = {"MRI": ("axial", "coronal"), "CT": ("axial", "coronal"), "X-ray": ("frontal",)}
 
@@ -105,7 +109,7 @@ def test_the_box_holds_all_that_the_finding_changes(modality, plane, kind, monke
     scene = Scene(modality, "head", plane, technique, kind, "left", "medium", (9, 1))
     image = render(scene).astype(float)
     x1, y1, x2, y2 = finding_box(scene)
-    monkeypatch.setattr("medvlm_r1.phantom.findings._BUILDERS", {kind: lambda *_: []})
+    monkeypatch.setattr("medvlm_r1.phantom.scene._BUILDERS", {kind: lambda *_: []})
     difference = image - render(scene)
     # Edema around a rim, scatter and the display range change the surroundings a little.
     difference = np.abs(difference - np.median(difference))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvlm_r1.report import album
-from medvlm_r1.report.album import PAGE_BYTES, Album, picture_uri
+from medvlm_r1.report import page as album
+from medvlm_r1.report.page import PAGE_BYTES, Album, picture_uri
 
 
 def decoded(uri):

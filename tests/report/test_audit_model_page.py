@@ -20,9 +20,9 @@ from medvlm_r1.data.images import load_image
 from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.phantom.benchmark import write_benchmark
 from medvlm_r1.report import load_run, load_runs, render_report
-from medvlm_r1.report.album import Album
 from medvlm_r1.report.html import AUDIT_PAGE, render_model_audit
 from medvlm_r1.report.items import WRONG, build_audit_items, choose, kinds_of
+from medvlm_r1.report.page import Album
 from medvlm_r1.report.views import Pictures, load_audit
 
 ITEMS = 36

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from medvlm_r1.errors import RESEARCH_USE
-from medvlm_r1.report.album import picture_uri
 from medvlm_r1.report.case import Case, CaseCheck, CaseReply, render_answer, render_case, render_checks
+from medvlm_r1.report.page import picture_uri
 
 REPLY = CaseReply(
     reasoning="First this.\nThen <b>that</b>.",

@@ -13,7 +13,7 @@ from trl import GRPOTrainer
 
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
-from medvlm_r1.data.images.blank import blank_like
+from medvlm_r1.data.images.picture import blank_like
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
 from medvlm_r1.models.load import load_policy

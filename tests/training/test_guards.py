@@ -12,7 +12,7 @@ from runs import At, rows, weights
 from medvlm_r1.errors import UserError
 from medvlm_r1.training.guards import GUARDS
 from medvlm_r1.training.reliability.checkpoint import damage
-from medvlm_r1.training.reliability.nan_guard import NonFinite
+from medvlm_r1.training.reliability.guard import NonFinite
 
 WITHIN = 10
 

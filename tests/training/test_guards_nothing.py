@@ -10,7 +10,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from medvlm_r1.prompts.parser import parse_response
 from medvlm_r1.training.guards import GUARDS
-from medvlm_r1.training.rollouts import varying_groups
+from medvlm_r1.training.run_folder import varying_groups
 
 WITHIN, SEEDS = 10, (0,)
 VARIED, LORA = "distinct_tokens", {"lora": {"r": 2}}

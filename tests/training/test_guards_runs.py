@@ -18,9 +18,9 @@ from trl import SFTTrainer
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import Policy, load_policy
 from medvlm_r1.training.callbacks import PeriodicEvaluation
-from medvlm_r1.training.reliability import nan_guard
+from medvlm_r1.training.reliability import guard as nan_guard
 from medvlm_r1.training.reliability.checkpoint import damage
-from medvlm_r1.training.reliability.nan_guard import NanGuard, NonFinite
+from medvlm_r1.training.reliability.guard import NanGuard, NonFinite
 
 ONSET, WITHIN = 6, 10
 LONGEST = 12

@@ -4,8 +4,12 @@ import pytest
 import torch
 from test_sharing_generation import END, PROMPTS, fits, generated, inputs, settings, shapes_of_passes
 
-from medvlm_r1.models.decoding.cached_prefix import CachedPrefixRows, decode_cached_prefix
-from medvlm_r1.models.decoding.per_row_sampling import RowSampling, sample_per_row
+from medvlm_r1.models.decoding.per_row_sampling import (
+    CachedPrefixRows,
+    RowSampling,
+    decode_cached_prefix,
+    sample_per_row,
+)
 from medvlm_r1.models.decoding.shared_generation import n_per_prompt
 from medvlm_r1.training.self_check.equality import IMAGE, TINY, VOCABULARY
 

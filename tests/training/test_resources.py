@@ -22,7 +22,7 @@ from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.stopping import Preempted
 from medvlm_r1.training.grpo import train_grpo
 from medvlm_r1.training.reliability.checkpoint import damage, numbered
-from medvlm_r1.training.reliability.resources import explain
+from medvlm_r1.training.reliability.guard import explain
 from medvlm_r1.training.sft import train_sft
 
 Tried = Callable[[str, int], None]

@@ -9,7 +9,7 @@ from transformers import Qwen2VLImageProcessor
 from trl import GRPOConfig, GRPOTrainer
 
 from medvlm_r1.models.load import load_policy
-from medvlm_r1.models.sharing import limits as sharing_limits
+from medvlm_r1.models.sharing import batch as sharing_limits
 from medvlm_r1.models.sharing.batch import SharedBatch
 from medvlm_r1.training import grpo
 from medvlm_r1.training.grpo import SharedPromptTrainer

@@ -8,9 +8,13 @@ from operations import Waits
 from scipy.stats import chisquare
 from transformers import GenerationConfig
 
-from medvlm_r1.models.decoding import cached_prefix, per_row_sampling, shared_generation
-from medvlm_r1.models.decoding.cached_prefix import CachedPrefixRows, decode_cached_prefix
-from medvlm_r1.models.decoding.per_row_sampling import RowSampling, sample_per_row
+from medvlm_r1.models.decoding import per_row_sampling, shared_generation
+from medvlm_r1.models.decoding.per_row_sampling import (
+    CachedPrefixRows,
+    RowSampling,
+    decode_cached_prefix,
+    sample_per_row,
+)
 from medvlm_r1.models.decoding.shared_generation import n_per_prompt
 from medvlm_r1.training.self_check.equality import IMAGE, TINY, VOCABULARY, Prompt
 
@@ -168,7 +172,7 @@ def test_a_decoding_step_waits_for_the_device_once(way, monkeypatch):
         waited = waits.count
         return output
 
-    for module in (cached_prefix, per_row_sampling, shared_generation):
+    for module in (per_row_sampling, shared_generation):
         monkeypatch.setattr(module, "decode_rows", counted_loop)
     torch.manual_seed(0)
     caches = {}

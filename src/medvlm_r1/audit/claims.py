@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medvlm_r1.data.sample import LETTERS, Sample
-from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
-from medvlm_r1.phantom.scene import MODALITIES, Scene
+from medvlm_r1.phantom.scene import KINDS, MODALITIES, NONE, SIDES, SIZES, Scene
 from medvlm_r1.prompts.assistant_response import split_sentences
 from medvlm_r1.prompts.conclusion import weighings
 

@@ -26,8 +26,13 @@ from medvlm_r1.audit.variant import (
     scored_choice,
 )
 from medvlm_r1.models.choice_logprobs import LetterPlace, letter_place
-from medvlm_r1.models.decoding.cached_prefix import CachedPrefixRows, decode_cached_prefix
-from medvlm_r1.models.decoding.per_row_sampling import PromptKV, RowSampling, sample_per_row
+from medvlm_r1.models.decoding.per_row_sampling import (
+    CachedPrefixRows,
+    PromptKV,
+    RowSampling,
+    decode_cached_prefix,
+    sample_per_row,
+)
 from medvlm_r1.models.generate import GenerationSettings, cut, end_tokens, generation_config, prompt_and_prefill
 from medvlm_r1.models.load import Policy, vision_token_ids
 from medvlm_r1.models.onednn_linear import fast_inference
@@ -41,7 +46,7 @@ _FEATURE_MEGABYTES = 256.0
 
 
 class LocalAuditBackend(AuditBackend):
-    """Audit backend for a policy of a family in `medvlm_r1.models.families`.
+    """Audit backend for a policy of a family in `medvlm_r1.models.processor`.
 
     Each prompt is prefilled once, and each image is encoded once.
 

@@ -7,9 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from medvlm_r1.phantom.body import Body, Builder, Site
-from medvlm_r1.phantom.geometry import Array, Ellipsoid, Waves, rotation
-from medvlm_r1.phantom.tissue import LABEL
+from medvlm_r1.phantom.body import LABEL, Array, Body, Builder, Ellipsoid, Site, Waves, rotation
 
 
 def head(rng: np.random.Generator) -> Body:

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medvlm_r1.data.balance import TOLERANCE, imbalance, rerandomize
 from medvlm_r1.data.folder import refuse_other, write_folder
-from medvlm_r1.data.option_prior import option_prior
+from medvlm_r1.data.option_prior import TOLERANCE, imbalance, option_prior, rerandomize
 from medvlm_r1.data.sample import Box, Sample
 from medvlm_r1.data.workers import work_on_images
 from medvlm_r1.errors import UsageError

@@ -1,15 +1,187 @@
-"""Model of one body, the input of the imaging: shapes, curves, random fields, and sites for findings."""
+"""Model of one body: ellipsoids, curves and smooth random fields in millimeters, tissues, and sites for findings.
+
+Patient coordinates are LPS: x to the patient's left, y to the back, z to the head. The same body serves all modalities:
+MRI and CT use the points of a plane that lie inside a shape. X-ray uses the length of each ray inside the shape.
+
+Physical constants of the tissues are in `tissues.csv`. Columns: relaxation times `t1` and `t2` in milliseconds near 1.5
+T, proton density `pd` relative to water, CT number `hu` in Hounsfield units, X-ray attenuation `mu` (about 60 keV
+effective) relative to water, and `texture`, the relative amplitude of the grain. The values are rounded from textbook
+ranges. Findings have enough contrast to distinguish their kinds: masses and rims enhance, as after a contrast agent.
+"""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from medvlm_r1.phantom.geometry import Array, Curve, Ellipsoid, Vector, Waves, rotation
-from medvlm_r1.phantom.tissue import LABEL
+Array = npt.NDArray[Any]
+Vector = tuple[float, float, float]
+
+
+@dataclass(slots=True)
+class Ellipsoid:
+    """A solid ellipsoid of one tissue.
+
+    Attributes:
+        centre: Center (x, y, z), mm.
+        radii: Semi-axes, mm.
+        label: Label of the tissue inside the ellipsoid.
+        inside_of: Label of the tissue that the ellipsoid replaces, for the line integrals of X-ray.
+        tilt: Rotation matrix (3, 3) of the axes, or None if they are parallel to the coordinate axes.
+        matrix: Matrix (3, 3) that maps offsets from the center to the unit sphere.
+        extent: Half side lengths (3,) of the bounding box, mm.
+    """
+
+    centre: Vector
+    radii: Vector
+    label: int
+    inside_of: int
+    tilt: Array | None = None
+    matrix: Array = field(init=False)
+    extent: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        tilt = np.eye(3) if self.tilt is None else self.tilt
+        radii = np.asarray(self.radii, dtype=np.float64)
+        self.matrix = (tilt.T / radii[:, None]).astype(np.float32)
+        self.extent = np.sqrt(((tilt * radii) ** 2).sum(axis=1))
+
+    def level(self, x: Array, y: Array, z: Array) -> Array:
+        """Squared normalized radius of points: below 1 inside the ellipsoid. The arrays x, y, z are in mm."""
+        dx, dy, dz = x - np.float32(self.centre[0]), y - np.float32(self.centre[1]), z - np.float32(self.centre[2])
+        if self.tilt is None:
+            kx, ky, kz = (np.float32(1.0 / r) for r in self.radii)
+            plain: Array = (dx * kx) ** 2 + (dy * ky) ** 2 + (dz * kz) ** 2
+            return plain
+        total: Array = sum((kx * dx + ky * dy + kz * dz) ** 2 for kx, ky, kz in self.matrix)
+        return total
+
+    def interval(self, u: Array, v: Array, axes: tuple[int, int, int]) -> tuple[Array, Array]:
+        """Intersect axis-parallel rays with the ellipsoid.
+
+        Args:
+            u: Coordinate of each ray along axis `axes[0]`, mm.
+            v: Coordinate of each ray along axis `axes[1]`, mm, in the shape of `u`.
+            axes: Indices of the u axis, the v axis and the ray axis.
+
+        Returns:
+            Midpoint of each chord along the ray axis, and half the length of the chord (0 if the ray misses), in mm.
+        """
+        m = self.matrix.astype(np.float64)
+        du, dv = u - np.float32(self.centre[axes[0]]), v - np.float32(self.centre[axes[1]])
+        mu, mv, mw = m[:, axes[0]], m[:, axes[1]], m[:, axes[2]]
+        a = mw @ mw
+        bu, bv = mw @ mu / a, mw @ mv / a
+        # The squared half length is a quadratic form in (du, dv). Its terms are grouped, because X-ray spends most
+        # of its time here.
+        form = bu * bu - mu @ mu / a, 2 * (bu * bv - mu @ mv / a), bv * bv - mv @ mv / a
+        uu, uv, vv = (np.float32(q) for q in form)
+        half = uu * du
+        if self.tilt is not None:
+            half += uv * dv
+        half *= du
+        half += vv * dv * dv
+        half += np.float32(1 / a)
+        np.maximum(half, 0, out=half)
+        np.sqrt(half, out=half)
+        middle = np.float32(self.centre[axes[2]])
+        if self.tilt is None:
+            return np.asarray(middle), half
+        return middle - (np.float32(bu) * du + np.float32(bv) * dv), half
+
+
+@dataclass(slots=True)
+class Curve:
+    """A thin structure along a space curve, such as a rib or vessel, made of overlapping beads.
+
+    Attributes:
+        points: Bead centers, shape (n, 3), mm.
+        radius: Bead radii, shape (n,), mm.
+        label: Tissue label of the structure, or of its wall if it has a core.
+        inside_of: Label of the tissue that the structure replaces.
+        core: Tissue label of the core, or None if the structure is solid.
+    """
+
+    points: Array
+    radius: Array
+    label: int
+    inside_of: int
+    core: int | None = None
+
+
+@dataclass(slots=True)
+class Waves:
+    """A smooth random field in space: a sum of plane waves. Its values on a plane take only two matrix products.
+
+    Attributes:
+        k: Wave vectors, shape (n, 3), rad/mm.
+        phase: Phases, shape (n,), rad.
+    """
+
+    k: Array
+    phase: Array
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, n: int, wavelength: float, spread: float = 0.35) -> Waves:
+        """Draw n plane waves with random directions and with wavelengths of about `wavelength` mm."""
+        direction = rng.normal(size=(n, 3))
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        length = wavelength * np.exp(rng.uniform(-spread, spread, size=(n, 1)))
+        return cls((2 * np.pi / length) * direction, rng.uniform(0, 2 * np.pi, n))
+
+    def on_plane(self, origin: Array, rows: Array, columns: Array, row_axis: Array, column_axis: Array) -> Array:
+        """Values of the field on a grid in a plane. Over space, the field has zero mean and unit variance.
+
+        Args:
+            origin: A point of the plane, shape (3,), mm.
+            rows: Offsets along `row_axis`, shape (h,), mm.
+            columns: Offsets along `column_axis`, shape (w,), mm.
+            row_axis: Direction of increasing row, shape (3,).
+            column_axis: Direction of increasing column, shape (3,).
+
+        Returns:
+            float32 array of shape (h, w).
+        """
+        down = np.outer(rows, self.k @ row_axis) + (self.k @ origin + self.phase)
+        across = np.outer(self.k @ column_axis, columns)
+        cos, sin = np.cos, np.sin
+        value: Array = cos(down).astype(np.float32) @ cos(across).astype(np.float32)
+        value -= sin(down).astype(np.float32) @ sin(across).astype(np.float32)
+        value = value * np.float32(np.sqrt(2.0 / len(self.phase)))
+        return value
+
+
+def rotation(rx: float, ry: float, rz: float) -> Array:
+    """Rotation matrix (3, 3) about the fixed x, y and z axes, in this order (`Rz @ Ry @ Rx`). Angles are in degrees."""
+    ax, ay, az = np.deg2rad([rx, ry, rz])
+    cx, sx, cy, sy, cz, sz = np.cos(ax), np.sin(ax), np.cos(ay), np.sin(ay), np.cos(az), np.sin(az)
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    product: Array = about_z @ about_y @ about_x
+    return product
+
+
+WATER_ATTENUATION = 0.0195
+"""Linear attenuation of water, 1/mm."""
+
+with Path(__file__).with_name("tissues.csv").open(encoding="utf-8", newline="") as _file:
+    _ROWS = list(csv.DictReader(_file))
+
+LABEL: dict[str, int] = {row["name"]: index for index, row in enumerate(_ROWS)}
+"""Label of each tissue by name: its number in label images."""
+
+
+def lookup(column: str) -> np.ndarray:
+    """Values of one column for all tissues: float32 array of shape (number of tissues,), indexed by label."""
+    return np.array([float(row[column]) for row in _ROWS], dtype=np.float32)
+
 
 Fold = Callable[[Array, Array, Array, Array, Array], None]
 """Function `fold(labels, folds, x, y, z)` that changes the tissue labels of an image plane in place.

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from medvlm_r1.phantom.body import Body
-from medvlm_r1.phantom.geometry import Array, Curve, Ellipsoid
-from medvlm_r1.phantom.tissue import LABEL, WATER_ATTENUATION, lookup
+from medvlm_r1.phantom.body import LABEL, WATER_ATTENUATION, Array, Body, Curve, Ellipsoid, lookup
 
 SIZE = 224
 """Side length of every image, pixels."""

@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from medvlm_r1.data.balance import shuffled, subset
-from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
+from medvlm_r1.data.option_prior import shuffled, subset
 from medvlm_r1.phantom.imaging import PLANES
-from medvlm_r1.phantom.scene import REGIONS, Scene, draw, techniques
+from medvlm_r1.phantom.scene import KINDS, NONE, REGIONS, SIDES, SIZES, Scene, draw, techniques
 
 NO_FINDING = "no finding"
 

@@ -14,10 +14,9 @@ from medvlm_r1.audit.registry import FURTHER, PROBES, QUESTIONS, answer_word
 from medvlm_r1.audit.runner import FIGURES, counted
 from medvlm_r1.audit.store import StoredItem
 from medvlm_r1.errors import UserError
-from medvlm_r1.report.album import Album
 from medvlm_r1.report.charts import Chart, Line, Point, Points, nice_ticks
 from medvlm_r1.report.items import build_audit_items
-from medvlm_r1.report.page import short
+from medvlm_r1.report.page import Album, short
 from medvlm_r1.report.views import AuditView, Pictures
 
 _CURVES = {STATED: ("probability of the letter", 2), VOTE: ("vote of samples", 1)}

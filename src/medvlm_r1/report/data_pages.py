@@ -21,9 +21,8 @@ from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.shown import shown_box
 from medvlm_r1.prompts.boxes import Edges
-from medvlm_r1.report.album import Album, Picture
 from medvlm_r1.report.items import Item, Reply, make_item, spread_ids
-from medvlm_r1.report.page import write_page
+from medvlm_r1.report.page import Album, Picture, write_page
 
 _SIDE = 200
 _PAIRS, _PAIRS_WITHIN = 60, 12

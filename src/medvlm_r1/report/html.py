@@ -7,11 +7,10 @@ from typing import Any
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.compare import compare_answers, left_out
 from medvlm_r1.evaluation.score import box_rows, order_modalities
-from medvlm_r1.report.album import Album
 from medvlm_r1.report.audit_model import audit_section
 from medvlm_r1.report.charts import build_panels
 from medvlm_r1.report.items import PICTURES_SHOWN, build_items, choose_items
-from medvlm_r1.report.page import Cell, Row, Table, interval, percent, short, signed, write_page
+from medvlm_r1.report.page import Album, Cell, Row, Table, interval, percent, short, signed, write_page
 from medvlm_r1.report.views import RunView, load_audit
 
 AUDIT_PAGE = "audit.html"

@@ -26,7 +26,7 @@ from medvlm_r1.evaluation.store import StoredAnswer
 from medvlm_r1.models.shown import true_boxes
 from medvlm_r1.phantom.scene import Scene
 from medvlm_r1.prompts.boxes import BOX_TEMPLATES, Edges
-from medvlm_r1.report.album import Album, Picture
+from medvlm_r1.report.page import Album, Picture
 from medvlm_r1.report.views import AuditView, Pictures, RunView
 
 WRONG = "wrong in the original"

@@ -15,7 +15,7 @@ from typing import Any
 
 from trl import GRPOTrainer
 
-from medvlm_r1.data.images.blank import blank_like
+from medvlm_r1.data.images.picture import blank_like
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.sharing.batch import distinct, images_key
 from medvlm_r1.prompts.parser import strict_letter

@@ -25,13 +25,25 @@ from torch import Tensor
 from trl.data_utils import prepare_multimodal_messages
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.models.decoding.prefill import replaced_generate
+from medvlm_r1.models.decoding.kv_cache import replaced_generate
 from medvlm_r1.models.decoding.shared_generation import n_per_prompt
 from medvlm_r1.models.load import Policy, vision_token_ids
-from medvlm_r1.models.sharing.batch import FeatureStore, Prompt, SharedBatch, distinct, joined, processed, split
+from medvlm_r1.models.sharing.batch import (
+    FeatureStore,
+    Prompt,
+    SharedBatch,
+    blank_messages,
+    distinct,
+    is_sharded,
+    joined,
+    most_of_all,
+    not_generated,
+    not_shared,
+    processed,
+    split,
+    tower_learns,
+)
 from medvlm_r1.models.sharing.forward import ImageFeatures, as_encoder_output, encode_images, shared_logps
-from medvlm_r1.models.sharing.limits import not_generated, not_shared, tower_learns
-from medvlm_r1.models.sharing.sharded import blank_messages, is_sharded, most_of_all
 from medvlm_r1.rewards import resolve_reward
 from medvlm_r1.rewards.open_answer import open_answer_with
 from medvlm_r1.rewards.registry import checked
@@ -41,9 +53,8 @@ from medvlm_r1.training.counterfactual import CounterfactualImages, check_counte
 from medvlm_r1.training.dataset import check_boxes
 from medvlm_r1.training.loop import train
 from medvlm_r1.training.mixed_rows import MixedRowsTrainer
-from medvlm_r1.training.reliability.nan_guard import ReliableTrainerMixin
-from medvlm_r1.training.rollouts import CompletesOpenedReasoning, RolloutLog
-from medvlm_r1.training.run_folder import RunFolder
+from medvlm_r1.training.reliability.guard import ReliableTrainerMixin
+from medvlm_r1.training.run_folder import CompletesOpenedReasoning, RolloutLog, RunFolder
 
 FEATURES_MB = 512.0
 """Maximum size in MB of the cache of image features that do not change during a run. It is in main memory."""

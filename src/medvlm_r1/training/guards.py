@@ -24,7 +24,7 @@ from transformers import TrainerCallback
 from medvlm_r1.prompts.parser import parse_response
 from medvlm_r1.rewards.completion import completion_text
 from medvlm_r1.training.reliability.checkpoint import between_generations
-from medvlm_r1.training.reliability.nan_guard import SAMPLE_ID, last_completion, local_shard
+from medvlm_r1.training.reliability.guard import SAMPLE_ID, last_completion, local_shard
 
 Figures = Mapping[str, float | None]
 Detector = Callable[[Sequence[Figures]], str | None]

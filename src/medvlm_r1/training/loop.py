@@ -19,7 +19,7 @@ from medvlm_r1.disk import sync, sync_tree
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import Policy, forget_last_batch, image_fit, load_merged, load_policy, locate, quiet_bars
 from medvlm_r1.models.processor import ImageFit
-from medvlm_r1.models.sharing.sharded import forget_unused_renames
+from medvlm_r1.models.sharing.batch import forget_unused_renames
 from medvlm_r1.prompts.boxes import BOX_TEMPLATES
 from medvlm_r1.rewards import any_asks
 from medvlm_r1.training.arguments import training_arguments, warn_of_one_process
@@ -36,9 +36,7 @@ from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.dataset import build_dataset, describe, load_samples, on_main_process, select_by_difficulty
 from medvlm_r1.training.guards import Guards
 from medvlm_r1.training.reliability.checkpoint import CheckpointCallback, finish_rotation
-from medvlm_r1.training.reliability.interrupt import GracefulStop
-from medvlm_r1.training.reliability.nan_guard import refuse_unless_finite
-from medvlm_r1.training.reliability.resources import explained
+from medvlm_r1.training.reliability.guard import GracefulStop, explained, refuse_unless_finite
 from medvlm_r1.training.run_folder import RunFolder, prepare_run
 
 Build = Callable[..., Any]

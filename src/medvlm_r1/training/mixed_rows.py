@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import LogitsProcessor
 from trl import GRPOTrainer
 
-from medvlm_r1.models.decoding.prefill import replaced_generate
-from medvlm_r1.models.sharing.sharded import gathered
+from medvlm_r1.models.decoding.kv_cache import replaced_generate
+from medvlm_r1.models.sharing.batch import gathered
 from medvlm_r1.training.vllm import ExactVLLM, Row
 
 

@@ -16,7 +16,7 @@ from medvlm_r1.prompts.templates import opened_reasoning
 from medvlm_r1.training.callbacks import Evaluate, Progress
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.loop import train
-from medvlm_r1.training.reliability.nan_guard import SAMPLE_ID, NamedBatches, ReliableTrainerMixin
+from medvlm_r1.training.reliability.guard import SAMPLE_ID, NamedBatches, ReliableTrainerMixin
 from medvlm_r1.training.run_folder import RunFolder
 
 

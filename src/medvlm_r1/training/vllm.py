@@ -32,7 +32,7 @@ from transformers import Qwen2VLImageProcessor
 from trl.generation.vllm_generation import VLLMGeneration
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.models.decoding.prefill import replaced_generate
+from medvlm_r1.models.decoding.kv_cache import replaced_generate
 from medvlm_r1.models.processor import load_processor
 
 Row = tuple[list[int], list[Any] | None]

@@ -16,8 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from medvlm_r1.data.balance import TOLERANCE, imbalance, rerandomize, shuffled, subset
-from medvlm_r1.data.option_prior import option_prior
+from medvlm_r1.data.option_prior import TOLERANCE, imbalance, option_prior, rerandomize, shuffled, subset
 from medvlm_r1.volumes.slices import Edges, Seen, Slice
 from medvlm_r1.volumes.structures import SIDES
 

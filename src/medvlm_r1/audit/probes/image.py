@@ -24,7 +24,7 @@ from medvlm_r1.audit.measures import (
 )
 from medvlm_r1.audit.probe import Judged, Measure, Probe, ProbeInput, ProbeResult
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant
-from medvlm_r1.data.images.blank import blank_like
+from medvlm_r1.data.images.picture import blank_like
 
 BLANK, NOISE, SHUFFLED, ABSENT = "blank", "noise", "shuffled", "absent"
 REPLACED = (BLANK, NOISE, SHUFFLED)

@@ -12,8 +12,7 @@ from medvlm_r1.audit.claims import ATTRIBUTES, Claim, claims_finding, holds, que
 from medvlm_r1.audit.measures import FEWEST, ids, share, too_few
 from medvlm_r1.audit.probe import Judged, Measure, Probe, ProbeResult
 from medvlm_r1.audit.variant import AuditedItem
-from medvlm_r1.phantom.findings import NONE
-from medvlm_r1.phantom.scene import Scene
+from medvlm_r1.phantom.scene import NONE, Scene
 
 TRUSTED, UNTRUE = 0.90, 0.75
 """Thresholds for the share of true claims. The probe passes from nine in ten: a reader who must check more than one

@@ -1,4 +1,4 @@
-"""Input and output of the image loader: `View`, and `Picture` with its `ImageNote`."""
+"""Input and output of the image loader (`View`, and `Picture` with its `ImageNote`), and the blank image."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -7,6 +7,15 @@ from typing import Any, Literal, Self
 from PIL import Image
 
 from medvlm_r1.errors import UsageError, UserError
+
+GREY = 128
+"""Mid-gray level, halfway between black and white."""
+
+
+def blank_like(image: Image.Image) -> Image.Image:
+    """Make a mid-gray RGB image of the same size. It gives the same number of image tokens."""
+    return Image.new("RGB", image.size, (GREY, GREY, GREY))
+
 
 MAX_PIXELS = 100_000_000
 

@@ -15,8 +15,15 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from medvlm_r1.models.decoding.kv_cache import GroupIndex, InPlaceLayer, RowSelection, SharedLayer
-from medvlm_r1.models.decoding.prefill import GenerateCall, as_custom_generate, prefill
+from medvlm_r1.models.decoding.kv_cache import (
+    GenerateCall,
+    GroupIndex,
+    InPlaceLayer,
+    RowSelection,
+    SharedLayer,
+    as_custom_generate,
+    prefill,
+)
 
 # Settings whose logits processors treat each row separately, so that rows can be repeated and dropped.
 _ROW_BY_ROW = """

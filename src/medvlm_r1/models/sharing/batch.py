@@ -1,20 +1,131 @@
-"""Batches that store each prompt once for all its rows, and a cache of image features."""
+"""Batches that store each prompt once for all its rows, and a cache of image features.
+
+If a run cannot share prompts, the trainer runs like TRL's own and prints the reason. Weights that are sharded over
+processes (FSDP2, ZeRO-3) are gathered by collective operations in hooks of the modules. So every process has to run the
+same modules in the same order, through the wrapped model, even if the processes have different rows.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from PIL.Image import Image
+from PIL import Image
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
+from medvlm_r1.models.decoding.shared_generation import refuses
+from medvlm_r1.models.processor import unsupported
 from medvlm_r1.models.sharing.forward import ImageFeatures
+
+
+def not_shared(trainer: Any, model: Any) -> str | None:
+    """The reason why a run cannot share prompts; None if it can.
+
+    Args:
+        trainer: An initialized `GRPOTrainer`.
+        model: The trainer's policy with its adapters, without wrappers for distributed training.
+    """
+    if trainer.tools or trainer.environment_factories is not None:
+        return "tools and environments change the prompt as they run."
+    if trainer.rollout_func is not None:
+        return "a rollout function makes its own prompts."
+    if trainer.aux_loss_enabled:
+        return "the load-balancing loss of experts is a mean over the rows."
+    if trainer._dist.fsdp_version == 1:
+        return "FSDP 1 flattens the weights; set fsdp_version: 2 in the file of accelerate launch."
+    if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
+        return "the layers are on several devices."
+    if trainer.args.torch_compile:
+        return "it was never run with a compiled model (torch_compile)."
+    if trainer.args.neftune_noise_alpha:
+        return "the noise of NEFTune (neftune_noise_alpha) depends on the length of a row."
+    if not trainer._is_vlm:
+        return "the processor has no image processor."
+    return unsupported(model)
+
+
+def not_generated(trainer: Any, model: Any) -> str | None:
+    """The reason why generation cannot share prompts; None if it can.
+
+    Args:
+        trainer: An initialized `GRPOTrainer`.
+        model: The trainer's policy without adapters. Its own generation settings apply where TRL sets none.
+    """
+    if trainer.use_vllm:
+        return "vLLM generates, and shares prompts in its own way."
+    if trainer._dist.is_zero3 and not trainer.args.ds3_gather_for_generation:
+        return "ZeRO-3 without ds3_gather_for_generation needs every process to make the same calls."
+    given = {name: value for name, value in trainer.generation_kwargs.items() if value is not None}
+    name = refuses(model.generation_config.to_dict() | given)
+    return None if name is None else f"generation setting {name!r} is for transformers' own loop."
+
+
+def tower_learns(model: Any) -> bool:
+    """Whether any weight outside the language model and its head is trained."""
+    language = [model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings()]
+    known = {id(parameter) for module in language for parameter in module.parameters()}
+    return any(weight.requires_grad for weight in model.parameters() if id(weight) not in known)
+
+
+def is_sharded(trainer: Any) -> bool:
+    """Whether the weights of a trainer are sharded over processes."""
+    return bool(trainer.is_fsdp_enabled or trainer._dist.is_zero3)
+
+
+@contextmanager
+def gathered(model: Any, *, reshards: bool) -> Iterator[None]:
+    """Gather all weights of an FSDP2 model, so that processes may run different calls. Other models are unchanged.
+
+    TRL does the same for ZeRO-3 (`ds3_gather_for_generation`), but lets FSDP2 gather its weights layer by layer.
+
+    Args:
+        model: The model with its wrappers.
+        reshards: The run's `reshard_after_forward` setting, which is restored at the end.
+    """
+    modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    if modules:
+        # The first forward pass of the root module does this, but generation may call inner modules earlier.
+        modules[0]._get_fsdp_state()._lazy_init()
+    for module in modules:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.set_reshard_after_forward(reshards, recurse=False)
+            module.reshard()
+
+
+def forget_unused_renames(model: Any) -> None:
+    """Keep only the tensor renames that loading has applied, so that saving restores the base model's tensor names.
+
+    When transformers 5.23 loads a model under ZeRO-3, it keeps unused renames and later saves names such as
+    `model.model.layers`. Its usual loading removes them.
+    """
+    conversions = getattr(model, "_weight_conversions", None)
+    if conversions:
+        model._weight_conversions = [conversion for conversion in conversions if conversion.was_used()]
+
+
+def most_of_all(accelerator: Any, count: int) -> int:
+    """The largest `count` over all processes. This is a collective operation."""
+    return int(accelerator.gather(torch.tensor([count], device=accelerator.device)).max())
+
+
+def blank_messages() -> list[dict[str, Any]]:
+    """Chat messages with a small gray image, for a process whose rows have no image."""
+    image = Image.new("RGB", (56, 56), (128, 128, 128))
+    return [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "-"}]}]
+
 
 _TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 
@@ -93,7 +204,7 @@ def images_key(images: Sequence[Any] | None) -> str:
 
 
 def _image_key(image: Any) -> str:
-    if isinstance(image, Image):
+    if isinstance(image, Image.Image):
         # The pixels of a palette image are indices of colors.
         pixels = image.convert("RGBA") if image.mode in ("P", "PA") else image
         header, content = f"{image.mode} {image.size}", pixels.tobytes()

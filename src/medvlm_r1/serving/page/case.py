@@ -14,15 +14,15 @@ from PIL import ImageOps
 from PIL.Image import Image
 
 from medvlm_r1.audit.probes.options import shifted
-from medvlm_r1.data.images.blank import blank_like
+from medvlm_r1.data.images.picture import blank_like
 from medvlm_r1.data.names import folded
 from medvlm_r1.data.readers.fields import bare_options
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import UsageError
 from medvlm_r1.models.shown import BoxFrame
 from medvlm_r1.prompts.parser import live_parts
-from medvlm_r1.report.album import picture_uri
 from medvlm_r1.report.case import Case, CaseCheck, CaseReply, Tone
+from medvlm_r1.report.page import picture_uri
 from medvlm_r1.serving.answer import Answer, Question
 from medvlm_r1.serving.medvlm import MedVLM, prepare
 from medvlm_r1.serving.page.image import Choice, Source

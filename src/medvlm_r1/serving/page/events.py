@@ -17,9 +17,8 @@ from markupsafe import Markup
 
 from medvlm_r1.data.images import Picture, View, Window
 from medvlm_r1.errors import UserError
-from medvlm_r1.report.album import picture_uri
 from medvlm_r1.report.case import render_answer, render_case, render_checks
-from medvlm_r1.report.page import render_page
+from medvlm_r1.report.page import picture_uri, render_page
 from medvlm_r1.serving.medvlm import MedVLM
 from medvlm_r1.serving.page.case import CHECKS, Entry, ask, make_question, run_checks
 from medvlm_r1.serving.page.gate import is_upload

@@ -18,8 +18,17 @@ from medvlm_r1.training import options
 from medvlm_r1.training.arguments import training_arguments
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.dataset import select_by_difficulty
-from medvlm_r1.training.dry_run import memory, settings
-from medvlm_r1.training.dry_run.shape import Prompts, Shape, measure, read_shape, shortest_answer
+from medvlm_r1.training.dry_run import settings
+from medvlm_r1.training.dry_run.shape import (
+    Prompts,
+    Shape,
+    components,
+    machine_memory,
+    measure,
+    phases,
+    read_shape,
+    shortest_answer,
+)
 from medvlm_r1.training.loop import bound_pixels, load_sets, overlap_warning
 
 
@@ -103,11 +112,11 @@ class Plan:
 
     def memory(self, *, shared: bool) -> dict[str, float]:
         """Estimated bytes on each device, by part (weights, gradients, activations, ...)."""
-        return memory.components(self.shape, self.prompts, self.run, shared=shared)
+        return components(self.shape, self.prompts, self.run, shared=shared)
 
     def phases(self, *, shared: bool) -> dict[str, float]:
         """Estimated bytes on each device during generation, and at the peak of the update."""
-        return memory.phases(self.memory(shared=shared), self.run, self.device)
+        return phases(self.memory(shared=shared), self.run, self.device)
 
     def peak(self, *, shared: bool) -> float:
         """Estimated peak bytes on each device."""
@@ -173,7 +182,7 @@ def make_plan(
     """
     cpu = cpu or bool(config.trainer.get("use_cpu"))
     if cpu and device is None:
-        device = memory.machine_memory()
+        device = machine_memory()
     training_arguments(config, processes=launch.processes)
     folder = locate(config.model, weights=False)
     shape = read_shape(folder, config)
