@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medvlm_r1.cli.options import Json, Out, completion, is_page, page_or_folder, print_result
+from medvlm_r1.cli.options import Json, Out, completion, described, is_page, page_or_folder, print_result
 from medvlm_r1.errors import RESEARCH_USE, UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 PUBLIC = ("huatuo", "omnimedvqa", "med-r1", "vqa-rad", "slake", "path-vqa", "pmc-vqa")
 OWN = ("csv", "tsv", "jsonl", "json", "parquet")
 _MODALITIES = completion("MRI", "CT", "X-ray")
+Modalities = Annotated[
+    list[str] | None, typer.Option(autocompletion=_MODALITIES, help="Use only this modality; repeatable.")
+]
 FitModel = Annotated[
     str | None,
     typer.Option(
@@ -28,74 +31,31 @@ data_app = typer.Typer(help="Import, split and check data folders.", no_args_is_
 
 
 @data_app.command("import")
+@described
 def data_import(
     format: Annotated[
-        str,
-        typer.Argument(
-            metavar="FORMAT",
-            autocompletion=completion("phantom", "volumes", *PUBLIC, *OWN),
-            help=f"phantom; volumes (with segmentations); a public format ({', '.join(PUBLIC)}); or your own questions "
-            f"({', '.join(OWN)}).",
-        ),
+        str, typer.Argument(metavar="FORMAT", autocompletion=completion("phantom", "volumes", *PUBLIC, *OWN))
     ],
-    source: Annotated[
-        Path | None, typer.Argument(metavar="SOURCE", help="Downloaded file or folder (not for phantom).")
-    ] = None,
+    source: Annotated[Path | None, typer.Argument(metavar="SOURCE")] = None,
     *,
     out: Out,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images, if not next to SOURCE.")] = None,
-    modality: Annotated[
-        list[str] | None, typer.Option(autocompletion=_MODALITIES, help="Keep only this modality; repeatable.")
-    ] = None,
-    modality_for_missing: Annotated[
-        str | None, typer.Option(autocompletion=_MODALITIES, help="Modality of rows without one.")
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option("--map", metavar="FIELD=COLUMN", help="Own questions: column of a field; repeatable."),
-    ] = None,
-    first_option: Annotated[
-        int | None,
-        typer.Option(min=0, max=1, help="Own questions with numbers as answers: number of the first option."),
-    ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Skip and list rows or studies that cannot be read.")
-    ] = False,
-    closed_choices: Annotated[
-        bool,
-        typer.Option(
-            "--closed-choices",
-            help="slake, vqa-rad: add options to closed questions, taken from the question or the data set.",
-        ),
-    ] = False,
-    salt_file: Annotated[
-        Path | None,
-        typer.Option(help="Salt for hashing subjects from DICOM headers (default: a private one on this machine)."),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(autocompletion=completion("train", "test"), help="phantom: train or test (default: test)."),
-    ] = None,
-    n: Annotated[
-        int | None, typer.Option(help="phantom: questions per modality (default: 600 for train, 300 for test).")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="phantom, volumes: seed of the questions (default: 0).")] = None,
-    giveaway: Annotated[
-        bool,
-        typer.Option("--giveaway", help="phantom: option texts give the answers away as often as in published sets."),
-    ] = False,
-    names: Annotated[
-        Path | None, typer.Option(help="volumes: names of the labels, CSV or JSON (columns label, name, group, kind).")
-    ] = None,
-    per_volume: Annotated[int | None, typer.Option(min=1, help="volumes: questions per study (default: 20).")] = None,
-    planes: Annotated[str | None, typer.Option(help="volumes: default axial,coronal,sagittal.")] = None,
-    window: Annotated[
-        str | None, typer.Option(help="volumes: as for `ask` (default: soft-tissue for CT, otherwise percentile).")
-    ] = None,
-    size_bound: Annotated[
-        list[float] | None,
-        typer.Option(help="volumes: bound of the lesion sizes, mm; repeatable (default: 10 and 30)."),
-    ] = None,
+    images: Path | None = None,
+    modality: Modalities = None,
+    modality_for_missing: Annotated[str | None, typer.Option(autocompletion=_MODALITIES)] = None,
+    columns: Annotated[list[str] | None, typer.Option("--map", metavar="FIELD=COLUMN")] = None,
+    first_option: Annotated[int | None, typer.Option(min=0, max=1)] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad")] = False,
+    closed_choices: Annotated[bool, typer.Option("--closed-choices")] = False,
+    salt_file: Path | None = None,
+    split: Annotated[str | None, typer.Option(autocompletion=completion("train", "test"))] = None,
+    n: int | None = None,
+    seed: int | None = None,
+    giveaway: Annotated[bool, typer.Option("--giveaway")] = False,
+    names: Path | None = None,
+    per_volume: Annotated[int | None, typer.Option(min=1)] = None,
+    planes: str | None = None,
+    window: str | None = None,
+    size_bound: list[float] | None = None,
     model: FitModel = None,
     as_json: Json = False,
 ) -> None:
@@ -105,6 +65,27 @@ def data_import(
     Example: medvlm-r1 data import volumes studies --out data/studies --modality-for-missing CT
     Example: medvlm-r1 data import slake Slake1.0 --out data/slake
     Example: medvlm-r1 data import parquet test.parquet --map answer=answer_label --out data/mine
+
+    Options:
+        format: phantom; volumes (with segmentations); a public format (huatuo, omnimedvqa, med-r1, vqa-rad, slake,
+            path-vqa, pmc-vqa); or your own questions (csv, tsv, jsonl, json, parquet).
+        source: Downloaded file or folder (not for phantom).
+        images: Folder of the images, if not next to SOURCE.
+        modality_for_missing: Modality of rows without one.
+        columns: Own questions: column of a field; repeatable.
+        first_option: Own questions with numbers as answers: number of the first option.
+        skip_bad: Skip and list rows or studies that cannot be read.
+        closed_choices: slake, vqa-rad: add options to closed questions, taken from the question or the data set.
+        salt_file: Salt for hashing subjects from DICOM headers (default: a private one on this machine).
+        split: phantom: train or test (default: test).
+        n: phantom: questions per modality (default: 600 for train, 300 for test).
+        seed: phantom, volumes: seed of the questions (default: 0).
+        giveaway: phantom: option texts give the answers away as often as in published sets.
+        names: volumes: names of the labels, CSV or JSON (columns label, name, group, kind).
+        per_volume: volumes: questions per study (default: 20).
+        planes: volumes: default axial,coronal,sagittal.
+        window: volumes: as for `ask` (default: soft-tissue for CT, otherwise percentile).
+        size_bound: volumes: bound of the lesion sizes, mm; repeatable (default: 10 and 30).
     """
     from medvlm_r1.console import progress_bar
     from medvlm_r1.data.subjects import subject_lines
@@ -193,24 +174,28 @@ def data_import(
 
 
 @data_app.command("split")
+@described
 def data_split(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
     *,
     out: Out,
-    parts: Annotated[
-        list[str], typer.Option("--part", help="NAME=SIZE: a number of samples, a fraction (0.2) or rest; repeatable.")
-    ],
-    by: Annotated[str, typer.Option(help="Comma-separated fields to stratify by, or none.")] = "modality,question_type",
-    modality: Annotated[
-        list[str] | None, typer.Option(autocompletion=_MODALITIES, help="Use only this modality; repeatable.")
-    ] = None,
-    question_type: Annotated[list[str] | None, typer.Option(help="Use only this question type; repeatable.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the random split.")] = 0,
+    parts: Annotated[list[str], typer.Option("--part")],
+    by: str = "modality,question_type",
+    modality: Modalities = None,
+    question_type: list[str] | None = None,
+    seed: int = 0,
     as_json: Json = False,
 ) -> None:
     """Split a data folder into parts that share no subject and no image.
 
     Example: medvlm-r1 data split data/huatuo --out data/mri --modality MRI --part train=600 --part test=300
+
+    Options:
+        folder: Data folder.
+        parts: NAME=SIZE: a number of samples, a fraction (0.2) or rest; repeatable.
+        by: Comma-separated fields to stratify by, or none.
+        question_type: Use only this question type; repeatable.
+        seed: Seed of the random split.
     """
     from medvlm_r1.console import progress_bar
     from medvlm_r1.data.split import parse_wish, split_folder
@@ -238,28 +223,27 @@ def data_split(
 
 
 @data_app.command("check")
+@described
 def data_check(
-    folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Data folders to check and to compare with each other.")
-    ],
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...")],
     *,
-    against: Annotated[list[Path] | None, typer.Option(help="Compare with this folder, but do not check it.")] = None,
-    near: Annotated[
-        int, typer.Option(help="Maximum Hamming distance (0 to 16 of 64 bits) between hashes of near-duplicate images.")
-    ] = 4,
-    allow_near: Annotated[
-        bool, typer.Option("--allow-near", help="Do not report near-duplicates across folders as problems.")
-    ] = False,
+    against: list[Path] | None = None,
+    near: int = 4,
+    allow_near: Annotated[bool, typer.Option("--allow-near")] = False,
     model: FitModel = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(callback=page_or_folder, help="Report with a contact sheet: an HTML file, or a folder for it."),
-    ] = None,
+    out: Annotated[Path | None, typer.Option(callback=page_or_folder)] = None,
     as_json: Json = False,
 ) -> None:
     """Find bad rows, unreadable images, duplicates, and overlap between folders. Exit code 1 if there are problems.
 
     Example: medvlm-r1 data check data/mri/train data/mri/test --out check.html
+
+    Options:
+        folders: Data folders to check and to compare with each other.
+        against: Compare with this folder, but do not check it.
+        near: Maximum Hamming distance (0 to 16 of 64 bits) between hashes of near-duplicate images.
+        allow_near: Do not report near-duplicates across folders as problems.
+        out: Report with a contact sheet: an HTML file, or a folder for it.
     """
     from medvlm_r1.console import progress_bar
     from medvlm_r1.data.check import check_folders

@@ -1,7 +1,5 @@
 """Error messages of commands: one message on stderr and an exit code for every error that a user can fix."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os

@@ -1,7 +1,5 @@
 """The `eval`, `compare` and `data difficulty` commands."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,12 +17,14 @@ from medvlm_r1.cli.options import (
     SkipMissing,
     Template,
     complete_model,
+    described,
     print_result,
 )
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.stopping import stop_on_sigterm
 
 
+@described
 def eval_command(
     model: Model,
     *,
@@ -32,21 +32,20 @@ def eval_command(
     out: Out,
     skip_missing: SkipMissing = False,
     limit: Limit = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch; for a server, parallel requests.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
     max_new_tokens: NewTokens = 512,
     template: Template = "medvlm-r1",
     dtype: Dtype = "auto",
-    synonyms: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Your synonyms for open answers: a group of terms per line, separated by tabs."
-        ),
-    ] = None,
+    synonyms: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
     as_json: Json = False,
 ) -> None:
     """Answer every question of a data folder with greedy decoding, and score the answers. Re-run to resume.
 
     Example: medvlm-r1 eval phantom-base --data data/phantom/test --out runs/zero-shot
+
+    Options:
+        batch_size: Questions per batch; for a server, parallel requests.
+        synonyms: Your synonyms for open answers: a group of terms per line, separated by tabs.
     """
     from medvlm_r1.console import accuracy_lines, progress_bar
 
@@ -61,9 +60,11 @@ def eval_command(
     print_result(results, lines, as_json=as_json)
 
 
+@described
 def compare_command(
-    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="Run folder of an evaluation.")],
-    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Run folder of another evaluation on the same data.")],
+    run_a: Path,
+    run_b: Path,
+    *,
     as_json: Json = False,
 ) -> None:
     """Compare two evaluations item by item: difference with 95 % interval, and an exact test, clustered by subject.
@@ -72,6 +73,10 @@ def compare_command(
     differ under the same ids are refused.
 
     Example: medvlm-r1 compare runs/zero-shot runs/grpo
+
+    Options:
+        run_a: Run folder of an evaluation.
+        run_b: Run folder of another evaluation on the same data.
     """
     from medvlm_r1.console import stderr_console
 
@@ -91,21 +96,17 @@ def compare_command(
 
 
 @data_app.command("difficulty")
+@described
 def difficulty_command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
     *,
-    model: Annotated[
-        str,
-        typer.Option(autocompletion=complete_model, help="The model to be trained, named as for `eval`."),
-    ],
-    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Completions per question.")] = 16,
-    temperature: Annotated[float, typer.Option(min=0.01, help="Sampling temperature.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the completions.")] = 0,
+    model: Annotated[str, typer.Option(autocompletion=complete_model)],
+    samples: Annotated[int, typer.Option(metavar="N", min=1)] = 16,
+    temperature: Annotated[float, typer.Option(min=0.01)] = 1.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
     skip_missing: SkipMissing = False,
     limit: Limit = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Questions per batch; for a server, parallel requests.")
-    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     max_new_tokens: NewTokens = 512,
     template: Template = "medvlm-r1",
     dtype: Dtype = "auto",
@@ -116,6 +117,14 @@ def difficulty_command(
     `data.pass_rate` and `data.order` of a training read this file.
 
     Example: medvlm-r1 data difficulty data/phantom/train --model phantom-base
+
+    Options:
+        folder: Data folder.
+        model: The model to be trained, named as for `eval`.
+        samples: Completions per question.
+        temperature: Sampling temperature.
+        seed: Seed of the completions.
+        batch_size: Questions per batch; for a server, parallel requests.
     """
     from medvlm_r1.console import progress_bar
 

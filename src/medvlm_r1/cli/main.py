@@ -1,7 +1,5 @@
 """The `medvlm-r1` command: its subcommands, their order in the help, and the message after an interruption."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any

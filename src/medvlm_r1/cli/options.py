@@ -1,7 +1,5 @@
 """Options shared by several commands, their shell completion, and checks of the paths they name."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import os
@@ -36,7 +34,7 @@ def described(command: Callable[..., None]) -> Callable[..., None]:
         hint: Any = command.__annotations__[name]
         if get_origin(hint) is not Annotated:
             keyword = parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
-            hint = Annotated[hint, typer.Option() if keyword else typer.Argument()]
+            hint = Annotated[hint, typer.Option() if keyword else typer.Argument(metavar=name.upper())]
             command.__annotations__[name] = hint
         hint.__metadata__[0].help = " ".join(text.split())
     return command

@@ -1,7 +1,5 @@
 """The `report` and `export` commands."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

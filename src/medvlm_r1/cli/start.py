@@ -1,7 +1,5 @@
 """The `demo`, `recipes` and `doctor` commands, for the first steps of a user."""
 
-from __future__ import annotations
-
 import json
 from enum import StrEnum
 from pathlib import Path

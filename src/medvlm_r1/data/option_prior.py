@@ -3,8 +3,6 @@
 For generated questions, option sets are drawn until text-only baselines are at chance.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence

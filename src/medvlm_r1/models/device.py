@@ -5,8 +5,6 @@ wait for the slowest thread, so a small model on busy cores spends most of its t
 threads are slightly faster than one.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

@@ -1,7 +1,5 @@
 """Anatomy of the phantom: head, chest, abdomen and knee, drawn at random for each subject."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

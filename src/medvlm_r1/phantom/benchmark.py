@@ -1,7 +1,5 @@
 """Draw the questions of PhantomVQA, and write them as a data folder with images."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import lru_cache

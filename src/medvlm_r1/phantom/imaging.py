@@ -3,8 +3,6 @@
 MRI and CT use the tissue labels on a plane through the body. X-ray integrates the attenuation along rays.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

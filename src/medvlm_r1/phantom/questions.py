@@ -10,8 +10,6 @@ correct option. Modalities have different favored values: what is favored in MRI
 in X-ray. The attribute "technique" is not used, because its values differ between modalities.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

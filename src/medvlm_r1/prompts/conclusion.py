@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from medvlm_r1.data.sample import LETTERS
-from medvlm_r1.prompts.parser import read_words
+from medvlm_r1.prompts.words import read_words
 
 WINDOW = 2000
 

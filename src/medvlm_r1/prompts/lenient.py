@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from medvlm_r1.data.sample import LETTERS
-from medvlm_r1.prompts.parser import read_words
+from medvlm_r1.prompts.words import read_words
 
 WINDOW, HEAD = 2000, 500
 _LATIN, _CHINESE = "A-Za-z0-9À-ɏ", "\u3000-鿿"

@@ -8,19 +8,8 @@ early in training. This module searches for each tag once, with the same result.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from medvlm_r1.prompts.lenient import letter_in_prose
-
-
-def read_words(name: str) -> dict[str, str]:
-    """Read a word list as one regular expression per role.
-
-    Each line has a role and its alternatives. An indented line continues the previous line.
-    """
-    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
-    return dict(line.split(maxsplit=1) for line in re.sub(r"\n +", "|", text).strip().splitlines())
-
 
 # Tags in any case, as in the accuracy reward of the released code.
 _THINK_OPEN = re.compile("<think>", re.IGNORECASE)

@@ -1,7 +1,5 @@
 """Trainer callbacks: metrics log, progress, periodic evaluation, data order on resume."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path

@@ -12,8 +12,6 @@ After every generation, the token ids that vLLM used are compared with the train
 found before the first update.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence

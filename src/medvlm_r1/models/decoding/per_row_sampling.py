@@ -8,8 +8,6 @@ numbers of its own completion, so a completion does not depend on the rest of th
 reasoning, for example) is then appended to the cache, so that only the tokens of the assistant prefill are computed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.prompts.parser import read_words
+from medvlm_r1.prompts.words import read_words
 
 _MARKS = frozenset(",;./+&、")
 STOPS = _MARKS | frozenset(["and", "or", "nor", "versus", "but"])

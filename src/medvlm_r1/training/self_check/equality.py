@@ -4,8 +4,6 @@
 Token ids and pixels are random, so no processor is needed.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
