@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medvlm_r1.data.option_prior import shuffled, subset
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.phantom.benchmark import SPLITS
-from medvlm_r1.phantom.questions import PHRASINGS, Question, ask, describe, vocabulary
+from medvlm_r1.phantom.questions import PHRASINGS, TYPES, Question, ask, describe, value, vocabulary
 from medvlm_r1.phantom.scene import KINDS, MODALITIES, REGIONS, Scene
 from medvlm_r1.prompts.templates import TEMPLATES
 
@@ -112,6 +113,19 @@ def weigh(question: Question | PairQuestion, *, options: bool = True) -> str:
 def letter_of(question: Question | PairQuestion) -> str:
     """Letter of the correct option."""
     return LETTERS[question.options.index(question.answer)]
+
+
+def ask_about(scene: Scene, rng: np.random.Generator) -> Question:
+    """Draw a question about a given scene, to train the embedded base model."""
+    soft = scene.technique != "bone window"
+    answered = {"plane": scene.modality != "X-ray", "finding": soft, "size": soft and scene.size is not None}
+    answered["side"] = soft and scene.side_is_seen
+    pairs = [(kind, attribute) for kind in TYPES for attribute in TYPES[kind] if answered.get(attribute, True)]
+    kind, attribute = pairs[int(rng.integers(len(pairs)))]
+    answer = value(scene, attribute)
+    others = [v for v in vocabulary(attribute, scene.modality, scene.region) if v != answer]
+    options = shuffled([*subset(others, 1, rng), answer], rng)
+    return Question(scene, kind, attribute, int(rng.integers(6)), options, answer)
 
 
 def box_text(box: Edges | None) -> str:

@@ -28,13 +28,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.base.batches import Rows, response_loss
-from benchmarks.base.language import CAPTION_REQUEST, ask_pair, direct, prompt, reasoned, respond
+from benchmarks.base.language import CAPTION_REQUEST, ask_about, ask_pair, direct, prompt, reasoned, respond
 from benchmarks.base.language import careless as by_habit
 from benchmarks.base.pool import PIXELS, Pool
 from benchmarks.base.tower import Heads, cells, crops, features, patches, targets, vary
 from medvlm_r1.phantom.benchmark import SPLITS
 from medvlm_r1.phantom.body import Array
-from medvlm_r1.phantom.questions import ask, ask_about, describe
+from medvlm_r1.phantom.questions import ask, describe
 from medvlm_r1.phantom.scene import MODALITIES, Scene
 
 

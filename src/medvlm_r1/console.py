@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -91,34 +92,9 @@ class TrainingProgress:
         self._advance(step, total, note=self._note)
 
 
-def accuracy_lines(results: Mapping[str, Any]) -> list[str]:
-    """Format evaluation results as lines of text. Open questions are counted separately from the accuracies."""
-    lines, open_questions = [], results["open"]
-    for modality, cell in results["accuracy"].items():
-        if modality == "mean":
-            continue
-        low, high = cell["ci95"]
-        lenient = results["lenient"][modality]["percent"]
-        lines.append(
-            f"{modality:<8} {cell['percent']:5.1f} %  [{low:.1f}, {high:.1f}]  {cell['correct']} of {cell['n']} correct"
-            f"  (lenient {lenient:.1f} %, chance {results['chance'][modality]['percent']:.1f} %)"
-        )
-    if lines:
-        lines.append(f"{'mean':<8} {results['accuracy']['mean']:5.1f} %")
-        formed = f"well-formed {results['well_formed']['percent']:.1f} %, "
-    else:
-        lines.append("No question has options, so there is no accuracy.")
-        formed = ""
-    lines.append(
-        f"{formed}cut off {results['cut_off']['percent']:.1f} %, skipped for missing images {results['n_missing']}"
-    )
-    if open_questions["n"]:
-        low, high = open_questions["score_ci95"]
-        lines.append(
-            f'open questions (without options) {open_questions["n"]}, included above only in "cut off";'
-            f" mean score {open_questions['score']:.1f} % [{low:.1f}, {high:.1f}],"
-            f" full score {open_questions['correct']}"
-        )
-        rules = (f"{rule} {entry['n']} ({entry['score']:.0f} %)" for rule, entry in open_questions["by_rule"].items())
-        lines.append(f"open questions by rule (mean score): {', '.join(rules)}")
-    return lines
+def fill(template: Path, **values: Any) -> list[str]:
+    """Fill the template of a text report (Jinja), and return its lines."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(values).removesuffix("\n").split("\n")

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from benchmarks.base.language import ask_about
 from medvlm_r1.phantom.questions import (
     GIVEAWAYS,
     NO_FINDING,
     PHRASINGS,
     TYPES,
     ask,
-    ask_about,
     describe,
     value,
     vocabulary,

@@ -10,9 +10,9 @@ import pytest
 from page_reader import HOSTILE, Reader, assert_only_text, assert_sealed
 from PIL import Image
 
-from medvlm_r1.console import accuracy_lines
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
+from medvlm_r1.evaluation.score import report_lines
 from medvlm_r1.report import RunView, load_run, load_runs, render_report
 from medvlm_r1.report.items import choose_items
 
@@ -101,7 +101,7 @@ def test_open_questions_are_counted_apart(make_run, samples_dir, tmp_path):
     write_folder(samples_dir, [replace(s, options=()) for s in samples], info={})
     view = load_run(make_run("run", [RIGHT] * 4))
     assert "Open questions (not in the accuracy) 4" in render({"run": view}, tmp_path).text
-    lines = accuracy_lines(view.results or {})
+    lines = report_lines(view.results or {})
     assert lines[0] == "No question has options, so there is no accuracy."
     assert lines[-2].startswith(
         'open questions (without options) 4, included above only in "cut off"; mean score 0.0 %'

@@ -8,6 +8,7 @@ claims. An accepted option ("B knee yes") is a claim. Repeated claims count once
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from medvlm_r1.data.sample import LETTERS, Sample
@@ -51,45 +52,18 @@ class Claim:
 _VIEW = r"(?=\s+(?:X-?ray|view|radiograph|projection|image|plane)\b|\s*[.,;]?$)"
 _QUIET = r"(?:(?!other|further|additional)[\w-]+ ){0,2}"
 
+
+def _compile(attribute: str, value: str, pattern: str) -> tuple[str, str, re.Pattern[str]]:
+    pattern = SIZE.format(pattern) if attribute == "size" else SIDE.format(pattern) if pattern in SIDES else pattern
+    pattern = pattern.replace("<view>", _VIEW).replace("<quiet>", _QUIET)
+    return attribute, value, re.compile(rf"(?<![\w-])(?:{pattern})(?!\w)", re.IGNORECASE)
+
+
 # The order matters, because matched text is removed. The "brain" in "brain window" then does not count as a head, and
-# the "lesion" in "ring-enhancing lesion" is not matched twice.
-_PATTERNS: tuple[tuple[str, str, str], ...] = (
-    ("technique", "brain window", r"brain[- ]window"),
-    ("technique", "lung window", r"lung[- ]window"),
-    ("technique", "bone window", r"bone[- ]window"),
-    ("technique", "soft-tissue window", r"soft[- ]tissue[- ]window"),
-    ("technique", "FLAIR", r"(?:T2[- ])?FLAIR"),
-    ("technique", "T1-weighted", r"T1(?:[- ]weighted|w)?"),
-    ("technique", "T2-weighted", r"T2(?:[- ]weighted|w)?"),
-    ("technique", "proton density", r"proton[- ]density(?:[- ]weighted)?|PD[- ]weighted"),
-    ("plane", "frontal", rf"(?:frontal|anteroposterior|posteroanterior){_VIEW}"),
-    ("plane", "lateral", rf"lateral{_VIEW}"),
-    ("plane", "axial", r"axial|transverse|transaxial"),
-    ("plane", "coronal", r"coronal"),
-    ("plane", "sagittal", r"sagittal"),
-    ("modality", "MRI", r"MRI|MR (?:images?|scans?)|magnetic resonance(?: imaging)?(?: \(MRI\))?"),
-    ("modality", "CT", r"CT|computed tomography(?: \(CT\))?"),
-    ("modality", "X-ray", r"X-?rays?|(?:plain )?radiographs?|plain films?"),
-    ("finding", NONE, rf"no (?:evidence of (?:an? |any )?)?{_QUIET}(?:findings?|abnormalit(?:y|ies)|lesions?)"),
-    ("finding", "ring-enhancing lesion", r"(?:ring|rim)[- ]enhanc\w+(?: lesions?)?"),
-    ("finding", "mass", r"mass(?:es)?|tumou?rs?"),
-    ("finding", "cyst", r"cysts?|cystic lesions?"),
-    ("finding", "calcification", r"calcifications?|calcified lesions?"),
-    ("size", "small", SIZE.format("small")),
-    ("size", "medium", SIZE.format("medium(?:[- ]sized)?")),
-    ("size", "large", SIZE.format("large")),
-    ("finding", ANY, r"(?<=\ba )(?:[\w-]+ )??lesion|(?<=\ban )abnormality"),
-    ("region", "head", r"(?<!al )(?:head|brain|skull)(?! of the\b)"),
-    ("region", "chest", r"chest|thorax|lungs?"),
-    ("region", "abdomen", r"abdomen|abdominal"),
-    ("region", "knee", r"knees?"),
-    # The patient faces the reader, so the patient's right is on the image's left.
-    ("side", "right", r"left(?: side| half)? of (?:the|this) (?:image|picture)"),
-    ("side", "left", r"right(?: side| half)? of (?:the|this) (?:image|picture)"),
-    ("side", "right", SIDE.format("right")),
-    ("side", "left", SIDE.format("left")),
-)
-_COMPILED = [(a, v, re.compile(rf"(?<![\w-])(?:{p})(?!\w)", re.IGNORECASE)) for a, v, p in _PATTERNS]
+# the "lesion" in "ring-enhancing lesion" is not matched twice. The patient faces the reader, so the patient's right is
+# on the image's left.
+_TABLE = Path(__file__).with_name("claims.tsv").read_text(encoding="utf-8").splitlines()
+_COMPILED = [_compile(*line.split("\t")) for line in _TABLE[1:]]
 
 _GUESS = re.compile(
     r"\b(?:could|might|may|maybe|perhaps|possibly|probably|likely|whether|if|either|options?|choices?|question|typical(?:ly)?"

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
+from pathlib import Path
 
 from medvlm_r1.audit.claims import SIDE, SIZE
 from medvlm_r1.data.sample import LETTERS
@@ -41,21 +42,8 @@ RULES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
 """For each rule, groups of words that can replace one another. Negations and options are handled separately."""
 
 # Pattern and replacement; "\1" keeps the captured text.
-NEGATIONS = (
-    (r"\b(there (?:is|was)) no (finding|lesion|mass|fracture)\b", r"\1 a \2"),
-    (r"\b(there (?:is|was)) no abnormality\b", r"\1 an abnormality"),
-    (r"\b(there (?:is|was)) an?\b", r"\1 no"),
-    (r"\b(shows?|see|has|have) an?\b", r"\1 no"),
-    (r"\b(there (?:are|were)) no\b", r"\1 several"),
-    (r"\b(there (?:are|were)) (?:some|several|many|multiple|two)\b", r"\1 no"),
-    (r"\bno evidence of\b", "clear evidence of"),
-    (r"\b((?:is|are|was|were)) not\b", r"\1"),
-    (r"\bcannot be\b", "can be"),
-    (r"\b((?:is|are|was|were)) (seen|visible|present|shown|enlarged|dilated)\b", r"\1 not \2"),
-    (r"\bnormal\b", "abnormal"),
-    (r"\babnormal\b", "normal"),
-    (r"\bwithout\b(?! (?:the|this|any) (?:image|picture))", "with"),
-)
+_NEGATIONS = Path(__file__).with_name("negations.tsv").read_text(encoding="utf-8").splitlines()
+NEGATIONS = [line.split("\t") for line in _NEGATIONS[1:]]
 
 _LETTERED = rf"(?<![{LETTERS}]\) )"
 _ADJECTIVES = {word for rule in ("side", "size", "plane", "technique") for words, _ in RULES[rule] for word in words}

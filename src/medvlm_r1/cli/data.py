@@ -88,7 +88,7 @@ def data_import(
         size_bound: volumes: bound of the lesion sizes, mm; repeatable (default: 10 and 30).
     """
     from medvlm_r1.console import progress_bar
-    from medvlm_r1.data.subjects import subject_lines
+    from medvlm_r1.data.importing.importer import report_lines
 
     fit = _fit(model)
     seeded: dict[str, object] = {"--seed": seed}
@@ -162,14 +162,7 @@ def data_import(
             report = asdict(READERS[format](source, **files, **choices, reading=reading, progress=advance))
     if fit is not None:
         report["unfit"] = _unfit(out, fit)
-    lines = [
-        f"{out}: {report['written']} questions written, {report['missing']} of them without images.",
-        *subject_lines(report, own=format in OWN),
-        *_counts(report, closed_choices=closed_choices),
-        *(f"  {attribute}: {count}" for attribute, count in report.get("by_attribute", {}).items()),
-        *(f"  not asked: {attribute} ({why})" for attribute, why in report.get("not_asked", {}).items()),
-        *(f"  left out: {reason}" for reason in report.get("left_out", ())),
-    ]
+    lines = report_lines(report, out=out, own=format in OWN, closed_choices=closed_choices)
     print_result(report, lines, as_json=as_json)
 
 
@@ -294,36 +287,3 @@ def _unfit(folder: Path, fit: ImageFit) -> dict[str, str]:
         message = fit.message(folder, unfit)
         print(f"{message}. Crop or pad them: `train` and `eval` refuse such rows.", file=sys.stderr)
     return unfit
-
-
-def _counts(report: dict[str, Any], *, closed_choices: bool) -> list[str]:
-    """Format the counts of an import as lines, to be printed below its first line."""
-    if "by_modality" not in report:
-        return []
-    lines = [f"rows read: {report['rows']}; open questions written: {report['open_questions']}"]
-    if others := report["rows"] - report["written"] - report["bad_rows"]:
-        lines.append(f"skipped, other or no modality: {others} rows")
-    lines += [f"{name}: {count}" for name, count in report["by_modality"].items()]
-    lines += [f"split {name}: {count}" for name, count in report["by_split"].items() if name]
-    if report["closed_kept_open"]:
-        lines += _closed(report["closed_kept_open"], hint=not closed_choices)
-    texts = {
-        "converted": "images converted to PNG: {}",
-        "stripped": "images written without their metadata: {}",
-        "may_show_text": "{} DICOM images may contain burned-in text, such as patient names. Inspect them before you "
-        "share them.",
-        "bad_rows": "skipped, not readable: {} rows",
-    }
-    lines += [text.format(report[key]) for key, text in texts.items() if report[key]]
-    return [f"  {line}" for line in [*lines, *(f"  {reason}" for reason in report["reasons"])]]
-
-
-def _closed(open_answers: dict[str, dict[str, int]], *, hint: bool) -> list[str]:
-    """Format the counts of closed questions without options as lines, with their most frequent answers."""
-    totals = {reason: sum(answers.values()) for reason, answers in open_answers.items()}
-    lines = [f"closed questions without options, imported as open: {sum(totals.values())}"]
-    for reason, answers in open_answers.items():
-        frequent = ", ".join(f"{answer!r} {count}" for answer, count in list(answers.items())[:5])
-        more = f", and {len(answers) - 5} other answers" if len(answers) > 5 else ""
-        lines.append(f"  {totals[reason]}: {reason} (answers: {frequent}{more})")
-    return [*lines, *(["  --closed-choices adds options, taken from the question or the data set."] if hint else [])]

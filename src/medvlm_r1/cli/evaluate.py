@@ -47,16 +47,16 @@ def eval_command(
         batch_size: Questions per batch; for a server, parallel requests.
         synonyms: Your synonyms for open answers: a group of terms per line, separated by tabs.
     """
-    from medvlm_r1.console import accuracy_lines, progress_bar
+    from medvlm_r1.console import progress_bar
 
     with stop_on_sigterm(out), progress_bar("Answers") as advance:
         from medvlm_r1.evaluation.run import evaluate
-        from medvlm_r1.evaluation.score import box_lines
+        from medvlm_r1.evaluation.score import report_lines
 
         rows: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "skip_missing": skip_missing}
         answers: dict[str, Any] = {"max_new_tokens": max_new_tokens, "template": template, "synonyms": synonyms}
         results = evaluate(model, data, out, **rows, **answers, dtype=dtype, progress=advance)
-    lines = [*accuracy_lines(results), *box_lines(results), f"Results: {out / 'results.json'}", RESEARCH_USE]
+    lines = [*report_lines(results), f"Results: {out / 'results.json'}", RESEARCH_USE]
     print_result(results, lines, as_json=as_json)
 
 

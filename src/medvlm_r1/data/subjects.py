@@ -164,27 +164,6 @@ class SubjectHasher:
         return "dicom-" + hmac.new(self._salt, f"{level}\0{value}".encode(), hashlib.sha256).hexdigest()[:20]
 
 
-def subject_lines(report: Mapping[str, Any], *, own: bool) -> list[str]:
-    """Report the number and origin of the subjects of an import, with a warning if they may be wrong.
-
-    Args:
-        report: `subjects`, `subjects_from` and `written` of an `ImportReport`, and `subject_warning` if it has one.
-        own: Whether the rows are the user's own, so that a column can be added.
-    """
-    origins: dict[str, int] = report["subjects_from"]
-    without = report["written"] - sum(origins.values())
-    counted = len(origins) > 1
-    shares = [f"{f'{count} questions ' if counted else ''}from {origin}" for origin, count in origins.items()]
-    shares += [f"{without} questions without a subject"] if without else []
-    lines = ["  " + ", ".join([f"subjects: {report['subjects']}", *shares])]
-    if FILE_NAMES in origins:
-        advice = " If you know the patients, import with a column 'patient_id'." if own else ""
-        lines.append(f"    A file name is not a patient: images of one patient count as different subjects.{advice}")
-    if report.get("subject_warning"):
-        lines.append(f"    Warning: {report['subject_warning']}")
-    return lines
-
-
 def count_file_names(samples: Iterable[Sample], info: Mapping[str, Any]) -> int:
     """Count the samples of a data folder whose subject is only the name of an image file.
 

@@ -10,10 +10,12 @@ hits, sensitivity by size, and false boxes, with intervals by subject.
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 from scipy.special import gammaincinv
 
+from medvlm_r1.console import fill
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.evaluation.statistics import (
     CONFIDENCE,
@@ -339,9 +341,9 @@ def rate(counts: Sequence[int], clusters: Sequence[Hashable]) -> dict[str, Any]:
     return {"n": n, "count": total, "per_image": total / n, "ci95": [low, high]}
 
 
-def box_lines(results: Mapping[str, Any]) -> list[str]:
-    """The metrics of boxes as lines of text; empty if the evaluation has none."""
-    return [f"boxes: {name:<28} {value}" for name, value in box_rows(results).items()]
+def report_lines(results: Mapping[str, Any]) -> list[str]:
+    """The metrics of an evaluation as lines of text."""
+    return fill(Path(__file__).with_name("report.txt"), results=results, boxes=box_rows(results))
 
 
 def box_rows(results: Mapping[str, Any]) -> dict[str, str]:

@@ -95,19 +95,6 @@ def ask(modality: str, seed: tuple[int, ...], rng: np.random.Generator, *, givea
     return Question(draw(modality, wishes, seed, rng), kind, attribute, int(rng.integers(6)), options, answer)
 
 
-def ask_about(scene: Scene, rng: np.random.Generator) -> Question:
-    """Draw a question about a given scene, to train the embedded base model. The benchmark uses `ask` instead."""
-    soft = scene.technique != "bone window"
-    answered = {"plane": scene.modality != "X-ray", "finding": soft, "size": soft and scene.size is not None}
-    answered["side"] = soft and scene.side_is_seen
-    pairs = [(kind, attribute) for kind in TYPES for attribute in TYPES[kind] if answered.get(attribute, True)]
-    kind, attribute = pairs[int(rng.integers(len(pairs)))]
-    answer = value(scene, attribute)
-    others = [v for v in vocabulary(attribute, scene.modality, scene.region) if v != answer]
-    options = shuffled([*subset(others, 1, rng), answer], rng)
-    return Question(scene, kind, attribute, int(rng.integers(6)), options, answer)
-
-
 def vocabulary(attribute: str, modality: str, region: str) -> tuple[str, ...]:
     """All values from which the options of an attribute are drawn."""
     if attribute == "technique":

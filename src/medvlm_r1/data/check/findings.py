@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from jinja2 import Environment, StrictUndefined
-
+from medvlm_r1.console import fill
 from medvlm_r1.data.subjects import file_names_warning
 from medvlm_r1.errors import RESEARCH_USE
 
@@ -320,6 +319,4 @@ def _phrases(*counts: tuple[int, str, str]) -> list[str]:
 
 def check_lines(check: Check) -> list[str]:
     """Format a check for a terminal: what was checked, examples of each problem, and the verdict."""
-    template = Path(__file__).with_name("report.txt").read_text(encoding="utf-8")
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(check=check).split("\n")
+    return fill(Path(__file__).with_name("report.txt"), check=check)

@@ -6,12 +6,12 @@ stored. Memory is therefore bounded by the longest row and about 300 bytes for e
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.console import Advance
+from medvlm_r1.console import Advance, fill
 from medvlm_r1.data.folder import IMAGES, refuse_other, write_folder
 from medvlm_r1.data.images.picture import FILE_VIEW
 from medvlm_r1.data.importing.boxes import boxes_in_images
@@ -322,3 +322,16 @@ def _write(second: _Pass, writer: ImageWriter, report: ImportReport, info: dict[
     report.may_show_text = sum(note["format"] == "DICOM" and note["burned_in"] != "no" for note in notes)
     report.subject_warning = writer.hasher.warning()
     report.bad_rows, report.reasons = second.bad.count, tuple(second.bad.lines())
+
+
+def report_lines(report: Mapping[str, Any], *, out: Path, own: bool, closed_choices: bool) -> list[str]:
+    """The report of an import as lines of text.
+
+    Args:
+        report: The fields of an `ImportReport`; or of an import that makes its own questions, without the counts.
+        out: The data folder.
+        own: Whether the rows are the user's own, so that a column can be added.
+        closed_choices: Whether closed questions got options.
+    """
+    values = {"own": own, "closed_choices": closed_choices, "file_names": FILE_NAMES}
+    return fill(Path(__file__).with_name("report.txt"), report=report, out=out, **values)
