@@ -27,7 +27,7 @@ from benchmarks.side import OURS, TRL, Written, matrix_peak, serve
 from medvlm_r1.cli.options import Json, print_result
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import Policy
-from medvlm_r1.training.dry_run.shape import machine_memory
+from medvlm_r1.training.dry_run.memory import machine_memory
 
 PARTS = ("generation", "update", "step")
 Figures = dict[str, Any]

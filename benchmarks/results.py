@@ -36,7 +36,7 @@ from medvlm_r1.evaluation.store import write_results
 from medvlm_r1.models.device import versions
 from medvlm_r1.models.load import PHANTOM_BASE
 from medvlm_r1.recipes import recipe
-from medvlm_r1.training.dry_run.shape import machine_memory
+from medvlm_r1.training.dry_run.memory import machine_memory
 
 PAGE, FIGURES = "results.md", "results.json"
 COST = ("grpo-demo", "grpo-medium", "audit-cost", "step")

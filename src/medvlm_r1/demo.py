@@ -182,7 +182,7 @@ def _train(stage: str, out: Path, seed: int, sizes: Sizes) -> Path:
             from medvlm_r1.training.sft import train_sft
 
             return train_sft(config, progress=progress)
-        from medvlm_r1.evaluation.run import HeldOut
+        from medvlm_r1.evaluation.watch import HeldOut
         from medvlm_r1.training.grpo import train_grpo
 
         watch = HeldOut(out / "data" / "held-out", max_new_tokens=MAX_NEW_TOKENS, batch_size=64)

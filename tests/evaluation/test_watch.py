@@ -12,8 +12,8 @@ import pytest
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import UserError
-from medvlm_r1.evaluation import run as watch
-from medvlm_r1.evaluation.run import HeldOut
+from medvlm_r1.evaluation import watch
+from medvlm_r1.evaluation.watch import HeldOut
 from medvlm_r1.models.generate import Generation
 from medvlm_r1.models.load import load_policy
 

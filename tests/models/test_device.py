@@ -11,7 +11,7 @@ from trl.trainer import utils as trl_utils
 from medvlm_r1.evaluation.run import evaluate, identify
 from medvlm_r1.models.device import SMALL, choose_threads, head_columns, inference_dtype, limit_threads
 from medvlm_r1.models.load import load_policy
-from medvlm_r1.training.dry_run import shape as memory
+from medvlm_r1.training.dry_run import memory
 from tiny_policy import build_tiny_adapter
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 
-from medvlm_r1.models.processor import supports
+from medvlm_r1.models.families import supports
 from medvlm_r1.training.self_check.equality import TINY
 
 

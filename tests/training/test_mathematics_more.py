@@ -14,8 +14,8 @@ from transformers import GenerationConfig
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.sharing import forward as shared_prefix
 from medvlm_r1.models.sharing.batch import _call, images_key, not_generated, not_shared
+from medvlm_r1.training.dry_run.memory import optimizer_bytes
 from medvlm_r1.training.dry_run.plan import _processor
-from medvlm_r1.training.dry_run.shape import optimizer_bytes
 from medvlm_r1.training.grpo import _forbid_vision_tokens
 from medvlm_r1.training.self_check.equality import TINY, VOCABULARY, Prompt
 

@@ -5,7 +5,7 @@ import torch
 from questions import write_mixed
 from runs import rows
 
-from medvlm_r1.models.processor import keep_single_tokens
+from medvlm_r1.models.families import keep_single_tokens
 from medvlm_r1.models.sharing.forward import encode_images
 from medvlm_r1.training.self_check.equality import TINY, Prompt
 

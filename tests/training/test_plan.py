@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from trl.trainer.utils import RepeatSampler
 
 from medvlm_r1.errors import UsageError, UserError
-from medvlm_r1.training.dry_run import shape as memory
+from medvlm_r1.training.dry_run import memory
 from medvlm_r1.training.dry_run.plan import make_plan, refuse_memory
 from medvlm_r1.training.dry_run.settings import Launch, Run, read_launch
 

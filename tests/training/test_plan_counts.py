@@ -11,16 +11,9 @@ from medvlm_r1.data.folder import read_folder
 from medvlm_r1.models.load import load_policy
 from medvlm_r1.prompts.templates import messages
 from medvlm_r1.training.config import RunConfig
+from medvlm_r1.training.dry_run.memory import keys_bytes, text_bytes, tower_bytes
 from medvlm_r1.training.dry_run.settings import Run
-from medvlm_r1.training.dry_run.shape import (
-    SHORTEST,
-    keys_bytes,
-    measure,
-    read_shape,
-    shortest_answer,
-    text_bytes,
-    tower_bytes,
-)
+from medvlm_r1.training.dry_run.shape import SHORTEST, measure, read_shape, shortest_answer
 from medvlm_r1.training.loop import lora_config
 from plan_models import write_model
 

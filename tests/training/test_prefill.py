@@ -6,7 +6,7 @@ from test_sharing_generation import PROMPTS, generated, inputs, shapes_of_passes
 
 from medvlm_r1.models.decoding import kv_cache as reading
 from medvlm_r1.models.decoding.shared_generation import n_per_prompt
-from medvlm_r1.models.processor import FAMILIES
+from medvlm_r1.models.families import FAMILIES
 from medvlm_r1.models.sharing.forward import as_encoder_output, encode_images
 from medvlm_r1.training.self_check.equality import TINY, Prompt
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.models.processor import FAMILIES
+from medvlm_r1.models.families import FAMILIES
 from medvlm_r1.models.sharing import forward
 from medvlm_r1.training.self_check import run, steps
 from medvlm_r1.training.self_check.equality import compare

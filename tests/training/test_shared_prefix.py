@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from trl.trainer.utils import add_fused_lm_head
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.models.processor import FAMILIES
+from medvlm_r1.models.families import FAMILIES
 from medvlm_r1.models.sharing import forward
 from medvlm_r1.models.sharing.forward import encode_images, shared_logps, supports
 from medvlm_r1.training.self_check.equality import (

@@ -163,7 +163,7 @@ def local_audit_backend(policy: Policy, *, template: str, max_new_tokens: int) -
     """Create the fastest audit backend that supports a loaded policy."""
     # Both modules import torch, which the audit of a model on a server does not need.
     from medvlm_r1.audit.local_backend import LocalAuditBackend
-    from medvlm_r1.models.processor import supports
+    from medvlm_r1.models.families import supports
 
     limit_threads(policy.model)
     kind = LocalAuditBackend if supports(policy.model) is None else GeneratorAuditBackend

@@ -84,7 +84,7 @@ def _train(settings: RunConfig, *, as_json: bool) -> None:
         if settings.evaluate_every and settings.data.eval:
             from functools import partial
 
-            from medvlm_r1.evaluation.run import HeldOut
+            from medvlm_r1.evaluation.watch import HeldOut
             from medvlm_r1.models.load import image_fit
             from medvlm_r1.training.loop import bound_pixels
 

@@ -286,7 +286,7 @@ def _load(folder: Path, adapter: Path | None, dtype: Any, init: Mapping[str, Any
         raise UserError(f"{folder} cannot be loaded as an image-text-to-text model: {reason}") from error
     _check_keys(folder, info)
     if network.config.model_type == "mistral3":
-        from medvlm_r1.models.processor import keep_single_tokens
+        from medvlm_r1.models.families import keep_single_tokens
 
         keep_single_tokens()
     if adapter is not None:

@@ -358,15 +358,11 @@ def _without_adapter(model: Any) -> bool:
     return bool(layer.disable_adapters or model.active_adapter == "ref")
 
 
-class _Mixins(CounterfactualImages, CompletesOpenedReasoning, ReliableTrainerMixin):
+class _PlainTrainer(CounterfactualImages, CompletesOpenedReasoning, ReliableTrainerMixin, MixedRowsTrainer):
     pass
 
 
-class _PlainTrainer(_Mixins, MixedRowsTrainer):
-    pass
-
-
-class _SharingTrainer(_Mixins, SharedPromptTrainer):
+class _SharingTrainer(CounterfactualImages, CompletesOpenedReasoning, ReliableTrainerMixin, SharedPromptTrainer):
     without_sharing = _PlainTrainer
 
 

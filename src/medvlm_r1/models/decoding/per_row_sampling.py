@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicCache
 
 from medvlm_r1.models.decoding.kv_cache import GenerateCall, as_custom_generate, prefill
 from medvlm_r1.models.decoding.shared_generation import ActiveSequences, caches_all, decode_rows
-from medvlm_r1.models.processor import open_model
+from medvlm_r1.models.families import open_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

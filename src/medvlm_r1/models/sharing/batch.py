@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from medvlm_r1.models.decoding.shared_generation import refuses
-from medvlm_r1.models.processor import unsupported
+from medvlm_r1.models.families import unsupported
 from medvlm_r1.models.sharing.forward import ImageFeatures
 
 

@@ -30,7 +30,7 @@ from trl.kernels import ChunkedLogProbFunction
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.device import head_columns
-from medvlm_r1.models.processor import Family, open_model, supports
+from medvlm_r1.models.families import Family, open_model, supports
 from medvlm_r1.models.sharing.attention import Layout, PrefixMask, dense_mask
 
 __all__ = ["ImageFeatures", "SharedRows", "encode_images", "next_logits", "shared_logps", "supports"]

@@ -19,16 +19,8 @@ from medvlm_r1.training.arguments import training_arguments
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.dataset import select_by_difficulty
 from medvlm_r1.training.dry_run import settings
-from medvlm_r1.training.dry_run.shape import (
-    Prompts,
-    Shape,
-    components,
-    machine_memory,
-    measure,
-    phases,
-    read_shape,
-    shortest_answer,
-)
+from medvlm_r1.training.dry_run.memory import components, machine_memory, phases
+from medvlm_r1.training.dry_run.shape import Prompts, Shape, measure, read_shape, shortest_answer
 from medvlm_r1.training.loop import bound_pixels, load_sets, overlap_warning
 
 

@@ -33,7 +33,7 @@ class Line(NamedTuple):
 def _equality(title: str, device: str, folder: Path) -> Iterator[Line]:
     import torch
 
-    from medvlm_r1.models.processor import FAMILIES
+    from medvlm_r1.models.families import FAMILIES
     from medvlm_r1.training.self_check.equality import compare
 
     torch.backends.cudnn.allow_tf32 = False

@@ -29,8 +29,8 @@ from medvlm_r1.models.load import load_policy, phantom_base_dir, quiet_bars
 from medvlm_r1.models.processor import load_processor
 from medvlm_r1.phantom.benchmark import write_benchmark
 from medvlm_r1.training.config import load_config
+from medvlm_r1.training.dry_run.memory import RUNTIME
 from medvlm_r1.training.dry_run.plan import make_plan
-from medvlm_r1.training.dry_run.shape import RUNTIME
 from medvlm_r1.training.grpo import train_grpo
 
 
