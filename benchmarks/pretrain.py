@@ -98,7 +98,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of weights, subjects and texts.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Build the next embedded base model from random weights, in five stages. Re-run to resume.
+    """Build the next embedded base model from random weights, in six stages. Re-run to resume.
 
     Example: python -m benchmarks.pretrain --out runs/phantom-base
     """

@@ -37,6 +37,8 @@ MIXTURE: tuple[Mapping[str, float], ...] = (CAREFUL, CAREFUL, CAREFUL, HURRIED, 
 # One wording each: several would split the habit's share at its first word, and greedy decoding follows the largest.
 _HASTY = "<think>I have seen an image like this before.</think>"
 _BARE = "I think the answer is {}."
+_FIRST = 0.5
+"""Share of guesses that are the first option. Greedy decoding of even guesses follows what the base knows of the letter."""
 
 PAIR_OPTIONS = {
     (True, False): "first image",
@@ -174,7 +176,7 @@ def respond(
     else:
         answer = question.answer
         guesses = vocabulary(question.attribute, question.scene.modality, question.scene.region)
-    guess = str(rng.choice(guesses))
+    guess = guesses[0] if rng.random() < _FIRST else str(rng.choice(guesses))
     boxes, guessed_box = "", ""
     if template == "medvlm-r1-box":
         boxes, guessed_box = box_text(box), box_text((0.4, 0.4, 0.6, 0.6))
