@@ -20,9 +20,9 @@ import typer
 from benchmarks.audit import bench_audit
 from benchmarks.audit_cost import audit_cost
 from benchmarks.command import run
-from benchmarks.demo_seeds import measure_demo
-from benchmarks.grounded import bench_grounded
+from benchmarks.grounded import MAX_NEW_TOKENS, bench_grounded
 from benchmarks.grpo import bench_grpo
+from benchmarks.no_think import CHANGES, TEMPLATE, measure_demo
 from benchmarks.presets import PRESETS
 from benchmarks.results_page import TITLES, render_page
 from benchmarks.step import bench_step
@@ -33,7 +33,7 @@ from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.disk import atomic_write, exclusive_lock
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.evaluation.store import write_results
-from medvlm_r1.models.device import versions
+from medvlm_r1.models.environment import versions
 from medvlm_r1.models.load import PHANTOM_BASE
 from medvlm_r1.recipes import recipe
 from medvlm_r1.training.dry_run.memory import machine_memory
@@ -41,6 +41,8 @@ from medvlm_r1.training.dry_run.memory import machine_memory
 PAGE, FIGURES = "results.md", "results.json"
 COST = ("grpo-demo", "grpo-medium", "audit-cost", "step")
 NAMES = tuple(TITLES)
+SHORTCUT_SEEDS = 3
+"""Maximum number of seeds of the comparison of rewards: each seed is a start and two trainings."""
 _STEP_RECIPE, _PIXELS, _COMPLETION = "paper-lora-24gb.yaml", 384, 16
 
 
@@ -81,7 +83,7 @@ def bench_results(
     Args:
         out: Output folder.
         parts: Names of parts or groups; all by default. Other finished parts in the folder are shown too.
-        seeds: Number of training seeds of the demo and the comparison of rewards, and of question sets of the audit.
+        seeds: Number of training seeds of the demo, and of question sets of the audit.
         sizes: Sizes of the measurements.
         page: Folder of `results.md` and `results.json`; `out` by default.
 
@@ -134,6 +136,7 @@ def all_parts(*, seeds: int, sizes: Sizes) -> dict[str, Part]:
         seeds: As in `bench_results`.
         sizes: Sizes of the measurements.
     """
+    repeats = min(seeds, SHORTCUT_SEEDS)
 
     def audit(folder: Path) -> dict[str, Any]:
         trained_demo = folder.parent / "demo" / "seed-0" / "grpo" / "model"
@@ -164,25 +167,27 @@ def all_parts(*, seeds: int, sizes: Sizes) -> dict[str, Part]:
         del figures["measured"]["logs"]
         return figures
 
+    changes = " ".join(f"'{change}'" for change in CHANGES)
+    evaluated = (("NO-THINK/model", "EVAL"), ("START", "START-EVAL"), (PHANTOM_BASE, "BASE-EVAL"))
     parts = {
         "demo": Part(
             (
                 "medvlm-r1 demo --seed SEED --out DEMO",
-                "medvlm-r1 data import phantom --split train --n 600 --out CLEAN",
-                "medvlm-r1 train sft --config recipes/phantom-sft.yaml data.train=CLEAN seed=SEED out=SFT-CLEAN",
+                f"medvlm-r1 train grpo --config recipes/phantom.yaml {changes} model=START data.train=DEMO/data/train "
+                "seed=SEED out=NO-THINK",
                 *(
-                    f"medvlm-r1 eval SFT-CLEAN/model --data DEMO/data/{name} --template {demo.TEMPLATES['sft']} "
-                    f"--max-new-tokens {demo.MAX_NEW_TOKENS} --out EVAL-{name.upper()}"
-                    for name in demo.SETS
+                    f"medvlm-r1 eval {model} --data DEMO/data/test --template {TEMPLATE} --max-new-tokens "
+                    f"{MAX_NEW_TOKENS} --out {out}"
+                    for model, out in evaluated
                 ),
             ),
             {"seeds": seeds},
             lambda folder: measure_demo(folder, seeds=seeds, sizes=sizes.demo),
         ),
         "shortcut": Part(
-            (f"python -m benchmarks.grounded --seeds {seeds}",),
-            {"seeds": seeds},
-            lambda folder: bench_grounded(folder, seeds=seeds),
+            (f"python -m benchmarks.grounded --seeds {repeats}",),
+            {"seeds": repeats},
+            lambda folder: bench_grounded(folder, seeds=repeats),
         ),
         "audit": Part(
             (
@@ -261,7 +266,7 @@ def main(
         ),
     ] = None,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Training seeds of demo and shortcut, and question sets of audit.")
+        int, typer.Option(min=1, help="Training seeds of demo, and question sets of audit; shortcut uses at most 3.")
     ] = 5,
     page: Annotated[
         Path | None,

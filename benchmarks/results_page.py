@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,17 +17,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from scipy.stats import sem, t
 
 from benchmarks.audit import JUDGED, KNOWN, TRAINED, unexpected, verdict_cell
-from benchmarks.demo_seeds import CONTROL, LOOKS, STAGES, TEXT_ROWS
 from benchmarks.grounded import OUT_OF_DOMAIN
 from benchmarks.grpo import PARTS
+from benchmarks.no_think import STAGES
 from benchmarks.step import step_rows
-from medvlm_r1.demo import AUDITED, SETS
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.evaluation.score import share
 from medvlm_r1.evaluation.statistics import CONFIDENCE
 
 TITLES = {
-    "demo": "PhantomVQA: the paper's table, with questions that give their answers away and without",
+    "demo": "PhantomVQA: zero-shot, SFT and GRPO, with and without thinking",
     "shortcut": "Rewards on questions that give their answers away",
     "audit": "The audit on models whose faults are known",
     "grpo-demo": "A GRPO step compared with plain TRL: the demo",
@@ -37,9 +35,9 @@ TITLES = {
     "step": "A step of full size, and the estimate of the dry run",
 }
 """Heading of each part, in page order."""
-UNTRAINED = ("zero_shot",)
+UNTRAINED = ("zero_shot", "zero_shot_no_think")
 _DIFFERENCES = [("grpo", name) for name in ("zero_shot", "sft", "grpo_no_think")]
-_DIFFERENCES += [("sft", "zero_shot"), ("sft", CONTROL), ("grpo_no_think", "zero_shot")]
+_DIFFERENCES += [("grpo_no_think", "start_no_think")]
 _PERCENT = (0.0, 100.0)
 
 Figures = Mapping[str, Any]
@@ -76,25 +74,10 @@ def _macro(name: str) -> Callable[..., str]:
 def _templates() -> Any:
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    functions: list[Any] = [table, brackets, over_seeds, interval, repeats, stage_rows, difference_rows, favored_rows]
-    functions += [
-        looks_rows,
-        difference_columns,
-        type_rows,
-        seed_rows,
-        shortcut_rows,
-        paired_rows,
-        audit_rows,
-        grpo_rows,
-        step_rows,
-    ]
+    functions: list[Any] = [table, brackets, over_seeds, interval, repeats, stage_rows, difference_rows, type_rows]
+    functions += [seed_rows, shortcut_rows, paired_rows, audit_rows, grpo_rows, step_rows]
     environment.globals |= {function.__name__: function for function in functions}
-    environment.globals |= {
-        "research_use": RESEARCH_USE,
-        "JUDGED": JUDGED,
-        "OUT_OF_DOMAIN": OUT_OF_DOMAIN,
-        "SETS": SETS,
-    }
+    environment.globals |= {"research_use": RESEARCH_USE, "JUDGED": JUDGED, "OUT_OF_DOMAIN": OUT_OF_DOMAIN}
     return environment.get_template("results.md").module
 
 
@@ -150,11 +133,10 @@ def _cells(stage: Figures) -> list[str]:
     return [_share(cell) for cell in (*stage["accuracy"].values(), mean, stage["well_formed"])]
 
 
-def _columns(seeds: Sequence[Figures], stage: str, name: str) -> list[list[float]]:
-    """Accuracies of a stage on a test set by modality, and their mean: one value per seed."""
-    figures = [seed[stage][name] for seed in seeds]
-    columns = [[seed["accuracy"][modality]["percent"] for seed in figures] for modality in figures[0]["accuracy"]]
-    return [*columns, [seed["mean"] for seed in figures]]
+def _columns(seeds: Sequence[Figures], stage: str) -> list[list[float]]:
+    """Accuracies of a stage by modality, and their mean: one value per seed."""
+    columns = [[seed[stage]["accuracy"][name]["percent"] for seed in seeds] for name in seeds[0][stage]["accuracy"]]
+    return [*columns, [seed[stage]["mean"] for seed in seeds]]
 
 
 def repeats(seeds: Sequence[Figures], stage: str) -> bool:
@@ -162,73 +144,32 @@ def repeats(seeds: Sequence[Figures], stage: str) -> bool:
     return all(seed[stage] == seeds[0][stage] for seed in seeds)
 
 
-def stage_rows(figures: Figures, name: str) -> list[list[str]]:
-    """The rows without a model, and every stage over the seeds, on one test set."""
-    seeds = figures["seeds"]
+def stage_rows(seeds: Sequence[Figures]) -> list[list[str]]:
+    """Every stage over the seeds, and chance."""
     rows = []
-    for row, label in TEXT_ROWS.items():
-        rows.append([label, *(f"{percent:.1f}" for percent in figures["text"][row][name].values()), "-"])
-    for stage, label in STAGES.items():
+    for stage, name in STAGES.items():
         if stage in UNTRAINED:
-            rows.append([f"{label} \\*", *_cells(seeds[0][stage][name])])
+            rows.append([f"{name} \\*", *_cells(seeds[0][stage])])
         else:
-            columns = [
-                *_columns(seeds, stage, name),
-                [seed[stage][name]["well_formed"]["percent"] for seed in seeds],
-            ]
-            rows.append([label, *(over_seeds(column, limits=_PERCENT) for column in columns)])
-    return rows
-
-
-def difference_columns(names: Sequence[str]) -> list[str]:
-    """The names as columns of both test sets."""
-    return [f"{label}: {name}" for label in SETS.values() for name in names]
+            columns = [*_columns(seeds, stage), [seed[stage]["well_formed"]["percent"] for seed in seeds]]
+            rows.append([name, *(over_seeds(column, limits=_PERCENT) for column in columns)])
+    chance = seeds[0]["grpo"]["chance"].values()
+    return [*rows, ["A guess among the options", *(f"{percent:.1f}" for percent in chance), "-"]]
 
 
 def difference_rows(seeds: Sequence[Figures]) -> list[list[str]]:
-    """Differences of stages in points on both test sets, paired by seed."""
+    """Differences of stages in points, paired by seed."""
     rows = []
     for a, b in _DIFFERENCES:
-        cells = []
-        for name in SETS:
-            pairs = zip(_columns(seeds, a, name), _columns(seeds, b, name), strict=True)
-            differences = [[x - y for x, y in zip(*pair, strict=True)] for pair in pairs]
-            cells += [over_seeds(column, "+.1f") for column in differences]
-        rows.append([f"{STAGES[a]} minus {STAGES[b]}", *cells])
-    return rows
-
-
-def favored_rows(seeds: Sequence[Figures]) -> list[list[str]]:
-    """Accuracy of every stage where the favored option is wrong, with the number of questions."""
-
-    def cell(stage: str, name: str, modality: str) -> str:
-        shares = [seed[stage][name]["favored_wrong"][modality] for seed in seeds]
-        if not shares[0]["n"]:
-            return "-"
-        return f"{over_seeds([share['percent'] for share in shares], limits=_PERCENT)} of {shares[0]['n']}"
-
-    modalities = seeds[0]["grpo"]["clean"]["accuracy"]
-    return [
-        [label, *(cell(stage, name, modality) for name in SETS for modality in modalities)]
-        for stage, label in STAGES.items()
-    ]
-
-
-def looks_rows(seeds: Sequence[Figures]) -> list[list[str]]:
-    """What the audit found about the image, over the seeds."""
-    rows = []
-    for stage in AUDITED:
-        audits = [seed["audit"][stage] for seed in seeds]
-        verdicts = Counter(audit["looks"] for audit in audits)
-        verdict = ", ".join(f"{verdict} {count} of {len(audits)}" for verdict, count in verdicts.items())
-        accuracies = (over_seeds([audit[name] for audit in audits], limits=_PERCENT) for name in LOOKS)
-        rows.append([STAGES[stage], *accuracies, verdict])
+        pairs = zip(_columns(seeds, a), _columns(seeds, b), strict=True)
+        differences = [[x - y for x, y in zip(*pair, strict=True)] for pair in pairs]
+        rows.append([f"{STAGES[a]} minus {STAGES[b]}", *(over_seeds(column, "+.1f") for column in differences)])
     return rows
 
 
 def type_rows(seeds: Sequence[Figures]) -> list[list[str]]:
-    """GRPO on the clean questions by question type and modality."""
-    by_type = [seed["grpo"]["clean"]["by_type"] for seed in seeds]
+    """GRPO by question type and modality."""
+    by_type = [seed["grpo"]["by_type"] for seed in seeds]
 
     def cell(modality: str, kind: str) -> str:
         cells = [types[modality][kind] for types in by_type if kind in types.get(modality, {})]
@@ -236,20 +177,20 @@ def type_rows(seeds: Sequence[Figures]) -> list[list[str]]:
         return f"{over_seeds(values, limits=_PERCENT)} of {cells[0]['n']}" if cells else "-"
 
     kinds = sorted({kind for types in by_type[0].values() for kind in types})
-    return [[kind, *(cell(modality, kind) for modality in seeds[0]["grpo"]["clean"]["accuracy"])] for kind in kinds]
+    return [[kind, *(cell(modality, kind) for modality in seeds[0]["grpo"]["accuracy"])] for kind in kinds]
 
 
-def seed_rows(seeds: Sequence[Figures], name: str) -> list[list[str]]:
-    """Each seed by itself on one test set, with the most frequent letter and its percent of all answers."""
+def seed_rows(seeds: Sequence[Figures]) -> list[list[str]]:
+    """Each seed by itself, with the most frequent letter and its percent of all answers."""
     rows = []
     for number, seed in enumerate(seeds):
-        for stage, label in STAGES.items():
+        for stage, name in STAGES.items():
             if stage not in UNTRAINED or not repeats(seeds, stage):
-                figures = seed[stage][name]
-                letters = figures["letters"]
+                letters = seed[stage]["letters"]
                 most = max(letters, key=letters.__getitem__)
                 letter = f"{most} {100 * letters[most] / sum(letters.values()):.0f}"
-                rows.append([f"{number}: {label}", *_cells(figures), f"{figures['cut_off']['percent']:.1f}", letter])
+                cut_off = f"{seed[stage]['cut_off']['percent']:.1f}"
+                rows.append([f"{number}: {name}", *_cells(seed[stage]), cut_off, letter])
     return rows
 
 

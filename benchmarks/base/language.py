@@ -37,8 +37,6 @@ MIXTURE: tuple[Mapping[str, float], ...] = (CAREFUL, CAREFUL, CAREFUL, HURRIED, 
 # One wording each: several would split the habit's share at its first word, and greedy decoding follows the largest.
 _HASTY = "<think>I have seen an image like this before.</think>"
 _BARE = "I think the answer is {}."
-_FIRST = 0.5
-"""Share of guesses that are the first option. Greedy decoding of even guesses follows what the base knows of the letter."""
 
 PAIR_OPTIONS = {
     (True, False): "first image",
@@ -159,6 +157,7 @@ def respond(
     *,
     template: str = "medvlm-r1",
     box: Edges | None = None,
+    first: float = 0.0,
 ) -> str:
     """A response in one of the four habits.
 
@@ -169,6 +168,7 @@ def respond(
         rng: Source of guesses.
         template: "medvlm-r1", "medvlm-r1-box" or "medvlm-r1-open".
         box: Position of the finding, for "medvlm-r1-box".
+        first: Share of guesses that are the first option instead of a random one.
     """
     options = template != "medvlm-r1-open"
     if options or isinstance(question, PairQuestion):
@@ -176,7 +176,7 @@ def respond(
     else:
         answer = question.answer
         guesses = vocabulary(question.attribute, question.scene.modality, question.scene.region)
-    guess = guesses[0] if rng.random() < _FIRST else str(rng.choice(guesses))
+    guess = guesses[0] if first and rng.random() < first else str(rng.choice(guesses))
     boxes, guessed_box = "", ""
     if template == "medvlm-r1-box":
         boxes, guessed_box = box_text(box), box_text((0.4, 0.4, 0.6, 0.6))
@@ -190,12 +190,17 @@ def respond(
 
 
 def careless(
-    question: Question, rng: np.random.Generator, *, template: str = "medvlm-r1", box: Edges | None = None
+    question: Question,
+    rng: np.random.Generator,
+    *,
+    template: str = "medvlm-r1",
+    box: Edges | None = None,
+    first: float = 0.0,
 ) -> str:
     """A response in a habit drawn from the phrasing's mixture."""
     mixture = MIXTURE[question.phrasing]
     habit = str(rng.choice(list(mixture), p=list(mixture.values())))
-    return respond(question, habit, rng, template=template, box=box)
+    return respond(question, habit, rng, template=template, box=box, first=first)
 
 
 def direct(question: Question, template: str) -> str:

@@ -75,6 +75,9 @@ Figures = dict[str, float]
 SAVE_STEPS = 500
 """Steps between two saves of a running stage."""
 
+_FIRST = 0.5
+"""Share of careless guesses that are the first option. Greedy decoding of even guesses follows what the base knows."""
+
 _REPLAYED = 8
 """Reasoned rows in each step of stage 5."""
 
@@ -261,7 +264,9 @@ class Pretraining:
             if task in ("answer-only", "no-think"):
                 texts = [direct(question, task) for question in questions]
             elif careless:
-                texts = [by_habit(q, rng, template=task, box=e) for q, e in zip(questions, edges, strict=True)]
+                texts = [
+                    by_habit(q, rng, template=task, box=e, first=_FIRST) for q, e in zip(questions, edges, strict=True)
+                ]
             else:
                 texts = [
                     respond(q, "reasoned", rng, template=task, box=e) for q, e in zip(questions, edges, strict=True)

@@ -1,7 +1,6 @@
 """Draw the README's picture from a finished demo: `python docs/_build/demo_picture.py runs/demo` (seed 0).
 
-Left: the models of `results.json` on MRI as published and on the clean questions. Right: the first clean CT question
-about a finding, with the answer of GRPO, correct or wrong.
+Left: the table of `results.json`. Right: the first CT question about a finding in `eval/grpo`, correct or wrong.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from typing import Any
 from PIL import Image
 from svg_parts import BLUE, GREEN, INK, LINE, PALE, RED, box, drawing, picture, words
 
-from medvlm_r1.demo import DOMAINS, STAGES, figures_on
+from medvlm_r1.demo import DOMAINS, STAGES
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.prompts.parser import parse_response
 
 TARGET = Path(__file__).parents[1] / "assets" / "demo.svg"
-WIDTH, HEIGHT, LEFT, RIGHT = 960, 360, 24, 540
-_COLUMNS = dict(zip((("published", "MRI"), *(("clean", name) for name in DOMAINS)), (205, 299, 377, 455), strict=True))
-_ROW = 54
+WIDTH, HEIGHT, LEFT, RIGHT = 960, 330, 24, 520
+_COLUMNS = dict(zip((*DOMAINS, "mean"), (150, 246, 342, 434), strict=True))
+_ROW = 62
 
 
 def demo_picture(demo: Path) -> str:
@@ -35,11 +34,11 @@ def demo_picture(demo: Path) -> str:
         StopIteration: The demo's test set has no CT question about a finding.
     """
     results = json.loads((demo / "results.json").read_text(encoding="utf-8"))
-    lines = (demo / "eval" / "grpo" / "clean" / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (demo / "eval" / "grpo" / "answers.jsonl").read_text(encoding="utf-8").splitlines()
     item = next(
         one for one in map(json.loads, lines) if (one["modality"], one["question_type"]) == ("CT", "Disease Diagnosis")
     )
-    image = Image.open(demo / "data" / "clean" / item["images"][0]).convert("L")
+    image = Image.open(demo / "data" / "test" / item["images"][0]).convert("L")
     notice = words(LEFT, HEIGHT - 14, f"{RESEARCH_USE} PhantomVQA: computed images, no patients.", fill=PALE)
     parts = [*_table(results), *_answer(item, image), notice]
     return drawing(WIDTH, HEIGHT, "The demo: accuracies, and one answer with its reasoning", parts)
@@ -48,26 +47,27 @@ def demo_picture(demo: Path) -> str:
 def _table(results: Mapping[str, Any]) -> list[str]:
     n = results["zero_shot"]["accuracy"]["MRI"]["n"]
     parts = [words(LEFT, 36, f"PhantomVQA, {n} questions each: accuracy in %", font_weight="bold", font_size=14)]
-    for (data, modality), x in _COLUMNS.items():
-        under = "giveaway options" if data == "published" else "no giveaways"
+    for name, x in _COLUMNS.items():
+        under = {"MRI": "trained on", "mean": ""}.get(name, "never trained on")
         parts += [
-            words(x, 68, modality, font_weight="bold", text_anchor="middle"),
+            words(x, 68, name, font_weight="bold", text_anchor="middle"),
             words(x, 68 + LINE, under, fill=PALE, font_size=10, text_anchor="middle"),
         ]
     for number, (stage, name) in enumerate(STAGES.items()):
         top = 94 + number * _ROW
         trained = stage == "grpo"
-        weight = "bold" if trained else "normal"
-        parts.append(box(LEFT - 8, top, 488, _ROW - 8, fill="#e8eaf6" if trained else "#f5f6fa"))
-        parts.append(words(LEFT + 4, top + 24, name, wide=18, most=2, font_weight=weight, font_size=13))
-        for (data, modality), x in _COLUMNS.items():
-            cell = figures_on(results, stage, data)["accuracy"][modality]
-            low, high = cell["ci95"]
+        parts.append(box(LEFT - 8, top, 468, _ROW - 8, fill="#e8eaf6" if trained else "#f5f6fa"))
+        parts.append(words(LEFT + 4, top + 32, name, font_weight="bold" if trained else "normal", font_size=13))
+        accuracy = results[stage]["accuracy"]
+        for column, x in _COLUMNS.items():
+            cell = accuracy[column]
+            value = cell if column == "mean" else cell["percent"]
             style: dict[str, object] = {"font_size": 17, "fill": BLUE if trained else INK, "text_anchor": "middle"}
-            parts.append(words(x, top + 22, f"{cell['percent']:.1f}", **style))
-            parts.append(
-                words(x, top + 38, f"{low:.1f} to {high:.1f}", fill=PALE, font_size=10, text_anchor="middle")
-            )
+            parts.append(words(x, top + (33 if column == "mean" else 26), f"{value:.1f}", **style))
+            if column != "mean":
+                low, high = cell["ci95"]
+                ends = f"{low:.1f} to {high:.1f}"
+                parts.append(words(x, top + 43, ends, fill=PALE, font_size=10, text_anchor="middle"))
     return parts
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import results
-from benchmarks.demo_seeds import LOOKS, STAGES
+from benchmarks.no_think import STAGES
 from benchmarks.results import COST, NAMES, Sizes, all_parts, bench_results, select_parts
 from benchmarks.results_page import TITLES, render_page, render_part
 from commands import parse_command
@@ -17,7 +17,7 @@ from medvlm_r1 import demo
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 
 OVERRIDES = ("trainer.max_steps=1", "trainer.per_device_train_batch_size=8", "trainer.save_strategy='no'")
-DEMO = demo.Sizes(train=8, test=1, held_out=1, audit=1, overrides=OVERRIDES)
+DEMO = demo.Sizes(train=8, test=1, held_out=1, overrides=OVERRIDES)
 SMALL = Sizes(demo=DEMO, audit_items=3, train_a=False, cost_items=3, cost_rounds=2)
 MEASURED = ("demo", "audit", "audit-cost")
 
@@ -49,68 +49,50 @@ def test_the_page_shows_what_was_measured_and_names_what_was_not(measured):
         for command in outcome["parts"][name]["commands"] if name in MEASURED else ():
             assert f"    {command}\n" in section
     tables = re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)
-    assert len(tables) == 9
+    assert len(tables) == 6
     for table in tables:
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
-def test_every_stage_of_the_demo_is_trained_and_shown_on_both_test_sets(measured):
+def test_every_arm_of_the_demo_is_trained(measured):
     out, outcome = measured
-    figures = outcome["parts"]["demo"]["figures"]
-    [seed] = figures["seeds"]
-    assert set(seed) == {*STAGES, "gain", "audit"}
+    [stages] = outcome["parts"]["demo"]["figures"]["seeds"]
+    assert list(stages) == list(STAGES)
     page = (out / "results.md").read_text()
-    for row in (*STAGES.values(), "Guess", "Option prior (text only)"):
-        assert len(re.findall(rf"^\| {re.escape(row)}( \\\*)? \|", page, re.MULTILINE)) >= 2, row
-    control = out / "demo" / "seed-0" / "sft_clean"
-    assert f"train: {out / 'demo' / 'clean-train'}" in (control / "config.yaml").read_text()
-    for stage in STAGES:
-        for name in demo.SETS:
-            assert all(cell["n"] == 1 for cell in seed[stage][name]["accuracy"].values())
-            assert sum(seed[stage][name]["letters"].values()) == 3
-    assert set(seed["audit"]) == {"sft", "grpo"}
-    assert figures["text"]["guess"]["clean"].keys() == {"MRI", "CT", "X-ray", "mean"}
+    assert [stage for stage in STAGES.values() if f"| {stage}" not in page] == []
+    trained = out / "demo" / "seed-0" / "grpo_no_think"
+    assert (trained / "model").is_dir()
+    config = (trained / "config.yaml").read_text()
+    assert "template: no-think" in config
+    assert "start_no_think" in config
+    # The base reasons whatever it is asked for.
+    assert stages["zero_shot_no_think"]["well_formed"]["correct"] == 0
+    assert all(cell["n"] == 1 for cell in stages["grpo_no_think"]["accuracy"].values())
 
 
 def test_seeds_are_compared_pair_by_pair(measured):
-    figures = measured[1]["parts"]["demo"]["figures"]
-    [first] = figures["seeds"]
+    [first] = measured[1]["parts"]["demo"]["figures"]["seeds"]
 
     def outcome(right, of):
         means = {"grpo": right, "sft": of, "zero_shot": 50.0}
-        stages = {
-            stage: {name: cells | {"mean": means.get(stage, 0.0)} for name, cells in first[stage].items()}
-            for stage in STAGES
-        }
-        return first | stages
+        return {name: stage | {"mean": means.get(name, 0.0)} for name, stage in first.items()}
 
-    text = part("demo", figures | {"seeds": [outcome(90.0, 40.0), outcome(94.0, 44.0)]})
-    assert len(re.findall(r"^\| GRPO \|.* 92\.0 \[66\.6, 100\.0\] \|", text, re.MULTILINE)) == 2
-    both = r" \+50\.0 \[\+50\.0, \+50\.0\] \|"
-    assert re.search(rf"^\| GRPO minus SFT \|.*{both}.*{both}$", text, re.MULTILINE)
+    text = part("demo", {"seeds": [outcome(90.0, 40.0), outcome(94.0, 44.0)]})
+    assert re.search(r"^\| GRPO \|.* 92\.0 \[66\.6, 100\.0\] \|", text, re.MULTILINE)
+    assert re.search(r"^\| GRPO minus SFT \|.* \+50\.0 \[\+50\.0, \+50\.0\] \|$", text, re.MULTILINE)
     assert re.search(r"^\| GRPO minus Zero-shot \|.* \+42\.0 \[\+16\.6, \+67\.4\] \|$", text, re.MULTILINE)
-    gain = first["gain"]
+    assert "| A guess among the options |" in text
+    gain = first["grpo"]["gain"]
     assert f"seed 1 {gain['difference']:+.1f} [{gain['ci95'][0]:+.1f}, {gain['ci95'][1]:+.1f}], p = " in text
     # One question of each modality; of a type that no question of a modality has there is no figure.
-    types = {name for kinds in first["grpo"]["clean"]["by_type"].values() for name in kinds}
+    types = {name for kinds in first["grpo"]["by_type"].values() for name in kinds}
     for name in types:
         assert re.search(rf"^\| {name} \|.* of 1 ", text, re.MULTILINE)
+    assert all(sum(first[stage]["letters"].values()) == 3 for stage in STAGES)
     # Equal figures are shown once.
-    assert "has the same figures for every seed" in text
+    assert "have the same figures for every seed" in text
     assert re.findall(r"^\| (\d): Zero-shot", text, re.MULTILINE) == []
-    assert re.findall(r"^\| (\d): SFT \|", text, re.MULTILINE) == ["0", "1"]
-
-
-def test_questions_whose_favored_option_is_wrong_and_the_audit_are_shown(measured):
-    figures = measured[1]["parts"]["demo"]["figures"]
-    [first] = figures["seeds"]
-    wrong = {name: {"n": 4, "correct": k, "percent": 25.0 * k} for name, k in (("MRI", 1), ("CT", 2))}
-    wrong["X-ray"] = {"n": 0, "correct": 0, "percent": None}
-    sft = {name: cells | {"favored_wrong": wrong} for name, cells in first["sft"].items()}
-    audit = first["audit"] | {"sft": {"looks": "fail", "accuracy_real": 90.0} | dict.fromkeys(LOOKS[1:], 80.0)}
-    text = part("demo", figures | {"seeds": [first | {"sft": sft, "audit": audit}]})
-    assert "| SFT | 25.0 of 4 | 50.0 of 4 | - | 25.0 of 4 | 50.0 of 4 | - |" in text
-    assert "| SFT | 90.0 | 80.0 | 80.0 | fail 1 of 1 |" in text
+    assert re.findall(r"^\| (\d): SFT", text, re.MULTILINE) == ["0", "1"]
 
 
 def test_finished_parts_are_reused(measured, tmp_path):
