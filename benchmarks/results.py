@@ -33,7 +33,7 @@ from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.disk import atomic_write, exclusive_lock
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.evaluation.store import write_results
-from medvlm_r1.models.environment import versions
+from medvlm_r1.models.device import versions
 from medvlm_r1.models.load import PHANTOM_BASE
 from medvlm_r1.recipes import recipe
 from medvlm_r1.training.dry_run.memory import machine_memory

@@ -292,7 +292,10 @@ def test_the_pool_is_kept_and_its_subjects_are_its_own(tmp_path):
 
 
 def test_pretraining_writes_a_model_and_resumes_within_a_stage(tmp_path, monkeypatch):
-    plan = {name: Stage(steps=3, batch=4, lr=1e-3) for name in ("lesions", "tower", "options", "reading", "letters", "habits")}
+    plan = {
+        name: Stage(steps=3, batch=4, lr=1e-3)
+        for name in ("lesions", "tower", "options", "reading", "letters", "habits")
+    }
     calls = []
 
     def report(stage, step, steps, figures):

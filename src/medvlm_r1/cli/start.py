@@ -17,7 +17,7 @@ def demo_command(
     seed: Annotated[int, typer.Option(help="Seed of the training runs.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Run the paper's experiment on PhantomVQA: zero-shot, SFT and GRPO, with tables and a report.
+    """Run the paper's experiment on PhantomVQA: zero-shot, SFT and GRPO, with a table and a report.
 
     Takes minutes on a laptop. Re-run to resume.
 
@@ -26,14 +26,14 @@ def demo_command(
     from rich.console import Console
 
     with stop_on_sigterm(out):
-        from medvlm_r1.demo import print_tables, run_demo
+        from medvlm_r1.demo import print_table, run_demo
 
         results = run_demo(out, seed=seed)
     if as_json:
         print(json.dumps(results))
         return
     console = Console()
-    print_tables(results, console)
+    print_table(results, console)
     console.print(f"Report: {out / 'report.html'}   Results: {out / 'results.json'}", soft_wrap=True)
 
 

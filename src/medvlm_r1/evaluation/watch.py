@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
-from medvlm_r1.data.images.blank import blank_like
+from medvlm_r1.data.images.picture import blank_like
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError

@@ -29,7 +29,6 @@ def render_report(
     notes: Sequence[str] = (),
     domains: Mapping[str, str] | None = None,
     paper: Mapping[str, Mapping[str, float]] | None = None,
-    tables: Sequence[tuple[str, str, Table]] = (),
     items: int | Sequence[str] = 6,
 ) -> Path:
     """Write the report. It works offline and needs no other file.
@@ -44,7 +43,6 @@ def render_report(
         notes: lines at the end of the page, such as the command that produced each number.
         domains: small print under a modality's name, such as {"MRI": "in domain"}.
         paper: published percentages by model and column (a modality or "Mean"), for a separate table.
-        tables: (heading, explanation, table) of further sections, which come first.
         items: ids of the items to show in full, or a number N. N items of the evaluations are shown, selected without
             regard to the answers, and N items of each audit, selected by their findings.
 
@@ -83,7 +81,6 @@ def render_report(
         differences=_differences(runs, evaluated),
         paper=paper or {},
         paper_columns=[*order_modalities(published - {MEAN}), *sorted(published & {MEAN})],
-        tables=tables,
         types=sorted(types, key=lambda pair: (modalities.index(pair[0]), pair[1])),
         boxes=boxes,
         box_metrics=dict.fromkeys(name for metrics in boxes.values() for name in metrics),
@@ -137,13 +134,13 @@ def _accuracy_table(evaluated: Evaluated, key: str, domains: Mapping[str, str]) 
         chance = {name: value if name == "mean" else value["percent"] for name, value in results["chance"].items()}
         for name in chances.keys() & chance.keys():
             chances[name] |= {chance[name]} - {None}
-        cells = [share_cell(shares.get(name), chance.get(name)) for name in modalities]
+        cells = [_share_cell(shares.get(name), chance.get(name)) for name in modalities]
         mean, ends = shares["mean"], results[f"{key}_mean_ci95"]
         cells.append(
             Cell(percent(mean), (interval(ends),), (ends[0], mean, ends[1], chance["mean"])) if ends else Cell()
         )
         if key == "accuracy":
-            cells.append(share_cell(results["well_formed"], None))
+            cells.append(_share_cell(results["well_formed"], None))
         small = short(results["model"]) + (f", on {short(results['data'])}" if several_data else "")
         rows.append(Row(run, cells, "" if small == run else small, style))
     # Chance is shown if it is the same for all runs.
@@ -204,8 +201,7 @@ def _difficulty_table(runs: Mapping[str, RunView]) -> Table | None:
     return Table("Pass rate", columns, [Row(*row) for row in rows.items()], sorts=False) if columns else None
 
 
-def share_cell(share: Mapping[str, Any] | None, chance: float | None) -> Cell:
-    """The cell of a share: percent, interval, counts, and a bar with chance if it is given."""
+def _share_cell(share: Mapping[str, Any] | None, chance: float | None) -> Cell:
     if share is None or not share["n"]:
         return Cell()
     low, high = share["ci95"]

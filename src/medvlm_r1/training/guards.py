@@ -3,7 +3,7 @@
 A detector is a pure function of the metric history. The history has one mapping per step, oldest first. A condition
 must hold for about `PATIENCE` steps, because a single batch is noisy. The configuration's `on_guard` decides whether a
 guard prints a warning (`warn`) or ends the run (`stop`). NaN and Inf always end the run
-(`training.reliability.nan_guard`).
+(`training.reliability.guard`).
 """
 
 from __future__ import annotations
