@@ -14,7 +14,7 @@ from scipy.stats import poisson
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Box, Sample
 from medvlm_r1.evaluation.run import evaluate
-from medvlm_r1.evaluation.score import box_lines, box_rows, rate, score_boxes
+from medvlm_r1.evaluation.score import box_rows, rate, report_lines, score_boxes
 from medvlm_r1.evaluation.statistics import clustered_wilson
 from medvlm_r1.models.generate import Generation
 from medvlm_r1.models.shown import BoxLabel
@@ -107,7 +107,7 @@ def test_eval_writes_and_prints_them(samples_dir: Path, tmp_path: Path) -> None:
     boxes = results["boxes"]
     assert (boxes["n"], boxes["unknown"], boxes["mean_iou"]["mean"], boxes["localized"]["percent"]) == (3, 3, 0.5, 50)
     assert (boxes["false_boxes"]["per_image"], results["well_formed"]["percent"]) == (1, 100)
-    lines = " ".join(" ".join(box_lines(results)).split())
+    lines = " ".join(" ".join(report_lines(results)).split())
     for line in ("0.50 [0.05, 0.95], 2 findings", "false per finding-free image 1.00 [0.03, 5.57], 1 images"):
         assert line in lines
     plain = evaluate("m", samples_dir, tmp_path / "plain", generator=Scripted(reply))
