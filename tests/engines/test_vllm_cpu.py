@@ -6,6 +6,7 @@ import socket
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -17,7 +18,7 @@ from runs import rows
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.models.load import locate
 from medvlm_r1.serving.medvlm import MedVLM
-from medvlm_r1.serving.page.case import Entry, ask, make_question
+from medvlm_r1.serving.page.case import Entry, ask, case_reply, make_question
 from medvlm_r1.serving.page.image import Choice, open_source
 
 pytestmark = pytest.mark.engines
@@ -103,14 +104,17 @@ def test_a_question_on_the_server_has_the_local_answer(server, phantom, record_p
     source, _ = open_source(image.read_bytes(), image.name)
     view = Choice(plane=None, slice=0, frame=0, window=None, center=0, width=0)
     question = make_question(source, view, sample.question, "\n".join(sample.options))
-    texts = []
+    replies = []
     for name in ("phantom-base", server):
         with MedVLM.load(name, max_new_tokens=TOKENS) as model:
             *_, entry = ask(model, question)
             assert isinstance(entry, Entry)
-            texts += [entry.answer.text, model.ask_batch([question])[0].text]
-    record_property("result", f"{texts.count(texts[0])} of {len(texts)}")
-    assert len(set(texts)) == 1
+            whole = case_reply(model.ask_batch([question])[0], question.options)
+            # A server states no confidence here.
+            replies += [replace(reply, confidence=None) for reply in (entry.case.reply, whole)]
+    record_property("result", f"{replies.count(replies[0])} of {len(replies)}")
+    assert replies[0].letter
+    assert replies.count(replies[0]) == len(replies)
 
 
 def test_a_colocated_training_gets_as_far_as_the_weight_sync(
