@@ -11,7 +11,9 @@ import pytest
 import yaml
 from runs import rows
 from safetensors.torch import load_file
+from torch import distributed
 
+from medvlm_r1.cli.main import main
 from medvlm_r1.models.load import load_policy
 from medvlm_r1.recipes import recipe
 from medvlm_r1.training.reliability.checkpoint import numbered
@@ -124,6 +126,16 @@ def test_a_queue_gets_a_checkpoint_and_exit_code_0(write_config, tmp_path):
         assert "Stopped after step" in _finish(command)
         steps.append(numbered(tmp_path / "run" / "checkpoints")[0][0])
     assert steps[0] + 3 <= steps[1] <= steps[2] - 3 < 497
+
+
+def test_a_command_leaves_its_process_group(tmp_path, monkeypatch, capsys):
+    """Threads of a group that is left open can end the process with SIGABRT after its last line."""
+    store = distributed.FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    monkeypatch.setattr(sys, "argv", ["medvlm-r1", "recipes"])
+    main()
+    assert "phantom.yaml" in capsys.readouterr().out
+    assert not distributed.is_initialized()
 
 
 def test_one_process_instead_of_two_is_a_warning(write_config, tmp_path):
