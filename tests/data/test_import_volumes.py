@@ -106,7 +106,7 @@ def check_answer(sample, labels, side):
         assert sample.answer == (match[0] if asks == "boxed" else half)
         assert truth["plane"] != "sagittal" or asks == "boxed"
         if asks == "boxed":
-            assert max((asked[0] == NUMBERS.get(o, -1)).mean() for o in others) <= 0.1
+            assert max((asked[0].astype(int) == NUMBERS.get(o, -1)).mean() for o in others) <= 0.1
     elif asks in ("finding", "count"):
         assert sample.answer == {"finding": "Yes" if n else "No", "count": str(n) if n <= 3 else "more than 3"}[asks]
         assert sorted(boxes) == sorted(box_of(components == i + 1) for i in range(n))
