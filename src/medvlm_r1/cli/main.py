@@ -90,14 +90,6 @@ def main() -> None:
     code = run_command(lambda: app(expand_home(sys.argv[1:]), prog_name="medvlm-r1", standalone_mode=False))
     if code:
         sys.exit(code)
-    _leave_process_group()
-
-
-def _leave_process_group() -> None:
-    """Join the threads of a process group. If they run at exit, the process may end with SIGABRT."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

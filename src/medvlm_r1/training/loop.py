@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import shutil
@@ -11,6 +12,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from torch import distributed
 
 from medvlm_r1.data import Sample
 from medvlm_r1.data.check import warn_of_overlap
@@ -119,6 +122,7 @@ def _train(
     for callback in (guards, stop, CheckpointCallback(trainer, checkpoint)):
         trainer.add_callback(callback)
     _fit(trainer, run, checkpoint)
+    atexit.register(leave_process_group)
     if guards.stopped is not None:
         raise UserError(
             f"{guards.stopped} The run was ended (on_guard: stop) with a checkpoint in {run.checkpoints}; the same "
@@ -131,6 +135,12 @@ def _train(
         )
     _write_model(trainer, config, run, policy)
     return run.model
+
+
+def leave_process_group() -> None:
+    """Leave torch's process group. If its threads still run at exit, the process may end with SIGABRT."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def load_sets(config: RunConfig, fit: ImageFit | None) -> dict[str, list[Sample]]:
