@@ -16,7 +16,7 @@ from medvlm_r1.models.sharing import forward as shared_prefix
 from medvlm_r1.models.sharing.batch import _call, images_key, not_generated, not_shared
 from medvlm_r1.training.dry_run.memory import optimizer_bytes
 from medvlm_r1.training.dry_run.plan import _processor
-from medvlm_r1.training.grpo import _forbid_vision_tokens
+from medvlm_r1.training.mixed_rows import forbid_vision_tokens
 from medvlm_r1.training.self_check.equality import TINY, VOCABULARY, Prompt
 
 
@@ -115,7 +115,7 @@ def test_vision_tokens_are_forbidden_in_the_words_of_who_samples(vllm, given, wa
     tokenizer = SimpleNamespace(convert_ids_to_tokens=lambda ids: [words[item] for item in ids])
     policy = SimpleNamespace(model=None, processor=SimpleNamespace(tokenizer=tokenizer))
     args = SimpleNamespace(generation_kwargs=given, use_vllm=vllm)
-    _forbid_vision_tokens(args, policy)
+    forbid_vision_tokens(args, policy)
     assert args.generation_kwargs == wanted
 
 

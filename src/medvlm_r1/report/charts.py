@@ -196,6 +196,9 @@ _PANELS: tuple[tuple[str, str, str], ...] = (
     (r"eval_loss", "Held out: loss of {run}", "on the evaluation data"),
     (r"reward", "Reward", "mean over the completions of a step"),
     (r"rewards/(?P<name>.+)/mean", "Reward: {name}", "mean over the completions of a step"),
+    (r"reward/(?P<line>.+)", "Reward by modality", "mean over the completions of a step"),
+    (r"rewards/(?P<name>.+)/mean/(?P<line>.+)", "By modality: {name}", "mean over the completions of a step"),
+    (r"rewards/(?P<line>.+)/advantage_share", "What the advantages reward", "share of each reward in their variance"),
     (r"blank_right", "Correct without the image", "share of prompts answered correctly with a blank image"),
     (r"own_right", "Correct with its own image", "share of completions"),
     (r"other_right", "The same letter with another image", "share of completions"),
@@ -204,6 +207,8 @@ _PANELS: tuple[tuple[str, str, str], ...] = (
     (r"kl", "Distance from the reference", "KL divergence, nats per token"),
     (r"entropy", "Entropy", "nats per token"),
     (r"frac_reward_zero_std", "Groups that teach nothing", "share with equal rewards, so zero advantage"),
+    (r"frac_reward_zero_std/(?P<line>.+)", "Groups that teach nothing, by modality", "share with equal rewards"),
+    (r"resampled/(?P<line>.+)", "Resampled groups", "groups in a step that were drawn, and that they replaced"),
     (r"loss", "Loss of {run}", "as optimized"),
     (r"mean_token_accuracy", "Token accuracy", "share of target tokens"),
     (r"grad_norm", "Gradient norm", "before clipping"),
@@ -225,16 +230,25 @@ def build_panels(metrics: Mapping[str, Rows]) -> list[Chart]:
     panels = _held_out(metrics, styles)
     done = {_ACCURACY, *(key for key in keys if _MODALITY.fullmatch(key)), *([_BLANK] if _ACCURACY in keys else [])}
     for pattern, title, subtitle in _PANELS:
+        together: dict[str, dict[str, Points]] = {}
         for key in keys:
             match = re.fullmatch(pattern, key)
             if match is None or key in done:
                 continue
             series = _by_run(metrics, key)
             name = match.groupdict().get("name", "").replace("_", " ").replace("/", ", ")
+            if line := match.groupdict().get("line"):
+                lines_here = together.setdefault(title.format(name=name), {})
+                lines_here |= {
+                    line if len(metrics) == 1 else f"{run}, {line}": points for run, points in series.items()
+                }
+                continue
             for lines in [{run: points} for run, points in series.items()] if "{run}" in title else [series]:
                 if lines:
                     heading = title.format(name=name, run=next(iter(lines)))
                     panels.append(series_chart(heading, subtitle, lines, styles))
+        for heading, named in together.items():
+            panels.append(series_chart(heading, subtitle, named, {line: style for style, line in enumerate(named)}))
     return panels
 
 

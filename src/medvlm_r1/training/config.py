@@ -210,6 +210,12 @@ class RunConfig(_Section):
     sharing: Annotated[bool, BeforeValidator(_switch)] = True
     """GRPO only: `on` computes a prompt and its images once for all completions. `off` computes them once per
     completion, as TRL does."""
+    resample_dead_groups: Annotated[int, Field(ge=0), BeforeValidator(_positive_int)] = 0
+    """GRPO only: maximum number of attempts, per generation batch, to replace the groups whose completions all have the
+    same reward by groups of other questions."""
+    balance: Literal["modality", "question_type", "subject"] | None = None
+    """GRPO only: multiply advantages so that each value of this field has the same total weight in the training
+    data."""
     on_guard: Literal["stop", "warn"] = "warn"
     """Action if a guard detects a problem: `stop` ends the run with a checkpoint, `warn` prints a warning.
     NaN or Inf always ends the run."""
@@ -225,6 +231,8 @@ class RunConfig(_Section):
             raise ValueError("rewards is empty; GRPO needs at least one, such as [{name: accuracy_paper}]")
         if self.method == "sft" and names:
             raise ValueError("rewards are for method grpo; sft teaches the answer letter alone")
+        if self.method == "sft" and (self.resample_dead_groups or self.balance):
+            raise ValueError("resample_dead_groups and balance are for method grpo, which has groups and advantages")
         if names and not any(reward.weight for reward in self.rewards):
             raise ValueError("all weights of rewards are 0, so nothing would be learned")
         if len(set(names)) < len(names):

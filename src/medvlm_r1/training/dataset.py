@@ -1,9 +1,9 @@
 """Data set of samples for TRL's trainers.
 
 The columns are `prompt` (one user message), `images`, `question`, `letter`, `options`, `answer` (the text),
-`sample_id`, `modality`, `boxes` and `shown_size` (see `models.shown.BoxLabel`). For SFT there is also `completion` (an
-assistant message with only the letter, or the text of an open answer). The stored rows hold image paths, and an image
-is loaded when its row is read.
+`sample_id`, `modality`, `question_type`, `subject`, `boxes` and `shown_size` (see `models.shown.BoxLabel`). For SFT
+there is also `completion` (an assistant message with only the letter, or the text of an open answer). The stored rows
+hold image paths, and an image is loaded when its row is read.
 """
 
 from __future__ import annotations
@@ -203,6 +203,7 @@ def build_dataset(
         "answer": text,
         "sample_id": text,
         "modality": text,
+        "question_type": text,
         "subject": text,
         "boxes": List(List(Value("float64"))),
         "shown_size": List(Value("int64")),
@@ -217,6 +218,7 @@ def build_dataset(
             "answer": sample.answer,
             "sample_id": sample.id,
             "modality": sample.modality,
+            "question_type": sample.question_type,
             "subject": sample.cluster,
             **asdict(label),
         }

@@ -27,7 +27,7 @@ from trl.data_utils import prepare_multimodal_messages
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.decoding.kv_cache import replaced_generate
 from medvlm_r1.models.decoding.shared_generation import n_per_prompt
-from medvlm_r1.models.load import Policy, vision_token_ids
+from medvlm_r1.models.load import Policy
 from medvlm_r1.models.sharing.batch import (
     FeatureStore,
     Prompt,
@@ -52,8 +52,9 @@ from medvlm_r1.training.config import OPEN_ANSWER, RunConfig
 from medvlm_r1.training.counterfactual import CounterfactualImages, check_counterfactual
 from medvlm_r1.training.dataset import check_boxes
 from medvlm_r1.training.loop import train
-from medvlm_r1.training.mixed_rows import MixedRowsTrainer
+from medvlm_r1.training.mixed_rows import MixedRowsTrainer, forbid_vision_tokens
 from medvlm_r1.training.reliability.guard import ReliableTrainerMixin
+from medvlm_r1.training.resampling import ResamplesGroups, balancing_weights, check_resampling
 from medvlm_r1.training.run_folder import CompletesOpenedReasoning, RolloutLog, RunFolder
 
 FEATURES_MB = 512.0
@@ -133,7 +134,7 @@ class SharedPromptTrainer(MixedRowsTrainer):
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: Any
     ) -> Any:
-        inputs = [{**row, **row[_COLUMNS]} for row in inputs]
+        inputs = [{**row, **row.get(_COLUMNS, {})} for row in inputs]
         inputs = [{name: value for name, value in row.items() if name != _COLUMNS} for row in inputs]
         if self.log_completions and self.log_multimodal and _IMAGES[0] in inputs[0]:
             self._logs["images"].extend(gather_object([row[_IMAGES[0]] for row in inputs]))
@@ -358,11 +359,15 @@ def _without_adapter(model: Any) -> bool:
     return bool(layer.disable_adapters or model.active_adapter == "ref")
 
 
-class _PlainTrainer(CounterfactualImages, CompletesOpenedReasoning, ReliableTrainerMixin, MixedRowsTrainer):
+class _PlainTrainer(
+    ResamplesGroups, CounterfactualImages, CompletesOpenedReasoning, ReliableTrainerMixin, MixedRowsTrainer
+):
     pass
 
 
-class _SharingTrainer(CounterfactualImages, CompletesOpenedReasoning, ReliableTrainerMixin, SharedPromptTrainer):
+class _SharingTrainer(
+    ResamplesGroups, CounterfactualImages, CompletesOpenedReasoning, ReliableTrainerMixin, SharedPromptTrainer
+):
     without_sharing = _PlainTrainer
 
 
@@ -396,7 +401,9 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
         names = [reward.name for reward in config.rewards]
         check_boxes(names, train_dataset)
         check_counterfactual(names, args)
-        _forbid_vision_tokens(args, policy)
+        if config.resample_dead_groups:
+            check_resampling(names, args)
+        forbid_vision_tokens(args, policy)
         log = RolloutLog(run.rollouts)
         functions = {name: resolve_reward(name) for name in names}
         if OPEN_ANSWER in functions:
@@ -413,6 +420,9 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
         )
         # TRL takes the names of the functions. Rewards are logged under their names in the configuration.
         trainer.reward_func_names = names
+        trainer.resample_dead_groups, trainer.balance = config.resample_dead_groups, config.balance
+        if config.balance:
+            trainer.advantage_weights = balancing_weights(train_dataset.with_format(None)[config.balance])
         log.attach(trainer)
         _check_unshared(trainer)
         return trainer
@@ -435,16 +445,3 @@ def _check_unshared(trainer: Any) -> None:
             "Some questions have images and others have none. With sharded weights (FSDP, ZeRO-3) this needs shared "
             "prompts (sharing: on)."
         )
-
-
-def _forbid_vision_tokens(args: Any, policy: Policy) -> None:
-    """Forbid sampling of image and video tokens. The forward pass would expect an image for them."""
-    ids = vision_token_ids(policy.model, policy.processor)
-    given = dict(args.generation_kwargs or {})
-    if args.use_vllm:
-        # vLLM has no suppress_tokens, only bad_words.
-        words = policy.processor.tokenizer.convert_ids_to_tokens(ids)
-        given["bad_words"] = [*given.get("bad_words", []), *words]
-    else:
-        given["suppress_tokens"] = sorted({*(given.get("suppress_tokens") or []), *ids})
-    args.generation_kwargs = given

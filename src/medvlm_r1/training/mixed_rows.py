@@ -10,6 +10,7 @@ from transformers import LogitsProcessor
 from trl import GRPOTrainer
 
 from medvlm_r1.models.decoding.kv_cache import replaced_generate
+from medvlm_r1.models.load import Policy, vision_token_ids
 from medvlm_r1.models.sharing.batch import gathered
 from medvlm_r1.training.vllm import ExactVLLM, Row
 
@@ -98,3 +99,16 @@ def _without_empty(_: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> tup
     if torch.is_tensor(pixels) and not len(pixels):
         kwargs = {name: None if torch.is_tensor(value) and not len(value) else value for name, value in kwargs.items()}
     return args, kwargs
+
+
+def forbid_vision_tokens(args: Any, policy: Policy) -> None:
+    """Forbid sampling of image and video tokens. The forward pass would expect an image for them."""
+    ids = vision_token_ids(policy.model, policy.processor)
+    given = dict(args.generation_kwargs or {})
+    if args.use_vllm:
+        # vLLM has no suppress_tokens, only bad_words.
+        words = policy.processor.tokenizer.convert_ids_to_tokens(ids)
+        given["bad_words"] = [*given.get("bad_words", []), *words]
+    else:
+        given["suppress_tokens"] = sorted({*(given.get("suppress_tokens") or []), *ids})
+    args.generation_kwargs = given

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from transformers import TrainerCallback
 from trl import GRPOTrainer
@@ -203,6 +204,7 @@ def _read(file: Path) -> dict[str, Any]:
     return dict(value)
 
 
+_ROUNDING = 1e-8
 _TAIL = 16
 """Number of tokens at the end of a prompt that are searched for `<think>`."""
 
@@ -241,10 +243,12 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
         self._trainer: Any = None
         self._generations = 0
         self._written = 0
+        self._modalities = 0
 
     def attach(self, trainer: Any) -> None:
         """Set the trainer, which is created after its callbacks."""
         self._trainer = trainer
+        self._modalities = len(set(trainer.train_dataset.with_format(None)["modality"]))
 
     def watched(self, reward: Reward) -> Reward:
         """Wrap one reward of the trainer so that it adds the ids of the scored samples to TRL's table."""
@@ -285,13 +289,13 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
         if generation == self._written:
             return
         self._written = generation
+        weights = dict(zip(self._trainer.reward_func_names, self._trainer.reward_weights.tolist(), strict=True))
+        modalities = list(logs["extra"]["modality"]) if self._modalities > 1 else []
         # In every process, because the guards of all processes must agree.
-        for name, values in logs["rewards"].items():
-            if (share := varying_groups(list(values), self._trainer.num_generations)) is not None:
-                self._trainer._metrics["train"][f"rewards/{name}/varying_groups"].append(share)
+        for name, value in group_figures(logs["rewards"], weights, self._trainer.num_generations, modalities).items():
+            self._trainer._metrics["train"][name].append(value)
         if not state.is_world_process_zero:
             return
-        weights = dict(zip(self._trainer.reward_func_names, self._trainer.reward_weights.tolist(), strict=True))
         rows = []
         own = logs["extra"].get("own_image")
         for index, completion in enumerate(logs["completion"]):
@@ -310,6 +314,52 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
                 }
             )
         append_rows(self._file, rows)
+
+
+def group_figures(
+    rewards: Mapping[str, Sequence[float]], weights: Mapping[str, float], size: int, modalities: Sequence[str] = ()
+) -> dict[str, float]:
+    """Metrics of a generation batch that TRL does not log.
+
+    A reward's share of the advantage variance is cov(w r, R) / var(R): w r is the weighted reward and R the sum of all
+    weighted rewards, both minus their mean over the group. The shares of all rewards add up to 1. A negative share
+    means that the reward opposes the others.
+
+    Args:
+        rewards: Values of each reward for whole groups; NaN for completions that it does not judge.
+        weights: Weight of each reward.
+        size: Number of completions of a group.
+        modalities: Modality of each completion; empty to log nothing by modality.
+
+    Returns:
+        `rewards/NAME/varying_groups` (see `varying_groups`) and `rewards/NAME/advantage_share`; and by modality
+        `reward/MODALITY`, `rewards/NAME/mean/MODALITY` and `frac_reward_zero_std/MODALITY`. A figure that is undefined
+        is left out.
+    """
+    figures = {
+        f"rewards/{name}/varying_groups": share
+        for name, values in rewards.items()
+        if (share := varying_groups(list(values), size)) is not None
+    }
+    values = np.array([[*rewards[name]] for name in rewards])
+    weighted = np.nan_to_num(values * np.array([[weights[name]] for name in rewards]))
+    groups = weighted.reshape(len(rewards), -1, size)
+    centered = groups - groups.mean(axis=2, keepdims=True)
+    total = centered.sum(axis=0)
+    if (variance := float((total**2).sum())) > _ROUNDING:
+        shares = (centered * total).sum(axis=(1, 2)) / variance
+        figures |= {
+            f"rewards/{name}/advantage_share": float(share) for name, share in zip(rewards, shares, strict=True)
+        }
+    still = (abs(total) < _ROUNDING).all(axis=1)
+    for modality in dict.fromkeys(modalities):
+        mask = np.array(modalities) == modality
+        figures[f"reward/{modality}"] = float(weighted[:, mask].sum(axis=0).mean())
+        figures[f"frac_reward_zero_std/{modality}"] = float(still[mask[::size]].mean())
+        for name, row in zip(rewards, values[:, mask], strict=True):
+            if not np.isnan(row).all():
+                figures[f"rewards/{name}/mean/{modality}"] = float(np.nanmean(row))
+    return figures
 
 
 def varying_groups(rewards: Sequence[float], size: int) -> float | None:
