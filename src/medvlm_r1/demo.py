@@ -1,7 +1,5 @@
 """The paper's experiment on PhantomVQA: zero-shot, SFT and GRPO, with a table and a report. Re-run to resume."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Iterator, Mapping

@@ -4,8 +4,6 @@ The completions are sampled as in GRPO (no top-k or top-p) and scored as in an e
 of a model audit, which run the prompt of a sample once for all its completions.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict

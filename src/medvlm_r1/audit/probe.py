@@ -3,8 +3,6 @@
 A probe defines the variants of a question that it needs. A pure function then turns their answers into a result.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Registry of the model probes, of the reviewer's questions that they answer, and of the words for their verdicts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from medvlm_r1.audit.measures import TOO_FEW

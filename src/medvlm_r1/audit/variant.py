@@ -1,7 +1,5 @@
 """Variants of a question, their answers, and the interface of the backends that generate the answers."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace

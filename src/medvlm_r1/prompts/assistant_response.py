@@ -4,8 +4,6 @@ Everything outside the sentences (tags, line breaks) stays as the model wrote it
 from the original only in the reasoning.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ conclusion. The module shares no rules with the lenient parser, which reads answ
 the last `WINDOW` characters are read, to limit the time. `conclusion_words.txt` has the words of each role.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field

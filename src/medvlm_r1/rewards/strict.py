@@ -1,7 +1,5 @@
 """Strict form of a completion: reasoning and answer in their tags, and nothing else. All strict rewards use it."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Sequence

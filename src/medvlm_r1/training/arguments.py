@@ -1,7 +1,5 @@
 """TRL's configuration object for a run, validated before a model is loaded."""
 
-from __future__ import annotations
-
 import os
 import sys
 import warnings

@@ -8,8 +8,6 @@ Image and video tokens are never sampled, and every rollout is written to `rollo
 the same weights and the same data order. `sharing: off` selects TRL's own computation (`MixedRowsTrainer`).
 """
 
-from __future__ import annotations
-
 import functools
 import sys
 import types

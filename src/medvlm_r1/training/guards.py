@@ -6,8 +6,6 @@ guard prints a warning (`warn`) or ends the run (`stop`). NaN and Inf always end
 (`training.reliability.guard`).
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

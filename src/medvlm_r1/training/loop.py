@@ -1,7 +1,5 @@
 """Training loop of GRPO and SFT: load, train or resume, write the final model."""
 
-from __future__ import annotations
-
 import atexit
 import functools
 import hashlib

@@ -14,8 +14,6 @@ TRL does not pass completions to callbacks, so two interfaces of `GRPOTrainer` a
 functions add columns to TRL's completion table. `_logs` holds that table after each generation.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -17,8 +17,6 @@ first rule that applies decides:
 With the Jaccard index, k guesses that include the right one earn 1/k, so adding a guess never pays.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum

@@ -5,8 +5,6 @@ with `!` lists words that exclude each other, such as `upper` and `lower`. Empty
 ignored.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 import unicodedata

@@ -1,7 +1,5 @@
 """Reader page: an image, a question, an answer and consistency checks."""
 
-from __future__ import annotations
-
 import gradio as gr
 from fastapi import FastAPI
 

@@ -3,8 +3,6 @@
 The consistency checks repeat a question four times, with one change each.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace

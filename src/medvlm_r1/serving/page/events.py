@@ -1,7 +1,5 @@
 """Event handlers of the reader page."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -5,8 +5,6 @@ application also does not check the file paths in an event. The gate accepts onl
 files. Uploads are stored in a private folder, in memory if possible, and deleted after reading.
 """
 
-from __future__ import annotations
-
 import atexit
 import base64
 import hmac

@@ -1,7 +1,5 @@
 """Image of the reader page: an opened file, its view choices, and the shown image."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 The examples are PhantomVQA images and pydicom's sample files. Nothing is downloaded.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Callable

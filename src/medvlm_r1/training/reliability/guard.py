@@ -7,8 +7,6 @@ Without this guard, transformers replaces such a loss in its logs with the mean 
 checkpoints.
 """
 
-from __future__ import annotations
-
 import errno
 import math
 import os
