@@ -1,4 +1,4 @@
-"""Atomic file writes, exclusive folder locks, and messages for disk errors."""
+"""Atomic file writes, exclusive folder locks, messages for disk errors, and the tables of the package."""
 
 import errno
 import os
@@ -29,6 +29,11 @@ def describe_os_error(error: BaseException) -> str | None:
     if number in (errno.EROFS, errno.EACCES, errno.EPERM) or _NO_PERMISSION.search(text):
         return f"no permission to read or write ({text}). Change the permissions, or give another folder"
     return None
+
+
+def read_table(file: Path) -> list[list[str]]:
+    """Cells of a table of the package, which has one row per line and tabs between the cells, without its heading."""
+    return [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()[1:]]
 
 
 def sync(path: Path) -> None:
