@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -27,9 +27,6 @@ from medvlm_r1.cli.options import (
 )
 from medvlm_r1.errors import RESEARCH_USE, UsageError
 from medvlm_r1.stopping import stop_on_sigterm
-
-if TYPE_CHECKING:
-    from medvlm_r1.audit.dataset.audit import DataAudit
 
 audit_app = typer.Typer(help="Audit a data set or a model.", no_args_is_help=True)
 
@@ -64,6 +61,7 @@ def audit_data_command(
         clean_of: With --write-clean: only remove what this baseline solves; repeatable.
     """
     from medvlm_r1.audit.dataset.audit import audit_data, find_prior_source
+    from medvlm_r1.audit.dataset.clean import report_lines
     from medvlm_r1.audit.dataset.clean import write_clean as write
     from medvlm_r1.console import progress_bar, stderr_console
     from medvlm_r1.data.folder import read_folder
@@ -91,13 +89,7 @@ def audit_data_command(
         **audit.record(),
         "clean": clean.record() if clean else None,
     }
-    lines = [*_lines(audit), *record["left_out"]]
-    if clean is not None:
-        remaining, removed = sum(clean.kept.values()), sum(clean.removed.values())
-        lines.append(
-            f"Clean set: {clean.folder}, {remaining} questions ({removed} removed; the rest are harder than chance)"
-        )
-        lines += _table(clean.audit) if clean.audit else []
+    lines = report_lines(audit, clean, record["left_out"])
     if out is not None or not as_json:
         from medvlm_r1.report.data_pages import render_data_audit
 
@@ -107,29 +99,6 @@ def audit_data_command(
             (out / FIGURES).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         lines.append(f"Report: {page}")
     print_result(record, [*lines, RESEARCH_USE], as_json=as_json)
-
-
-def _lines(audit: DataAudit) -> list[str]:
-    verdicts = [modality.verdict for modality in audit.modalities.values()]
-    lines = [f"{verdict.level.upper():<8}{verdict.sentence}" for verdict in verdicts]
-    lines += ["", *_table(audit), ""]
-    for name, modality in audit.modalities.items():
-        lines += [f"{name}, {test.options} options: {test.sentence}" for test in modality.order if test.uneven]
-        lines += [
-            f"{name}: {option.text!r} was {option.record}" for option in modality.giveaways[:1] if option.surprise
-        ]
-    return [*lines, *audit.notes]
-
-
-def _table(audit: DataAudit) -> list[str]:
-    lines = []
-    for name, modality in audit.modalities.items():
-        for baseline, accuracy in modality.figures.items():
-            low, high = accuracy.ci95
-            solved = f"{len(modality.solved(baseline))} of {accuracy.n} solved"
-            ends = f"[{low:.1f}, {high:.1f}]  {solved}" if low < high else ""
-            lines.append(f"{name:<8} {baseline:<17} {accuracy.percent:5.1f} %  {ends}".rstrip())
-    return lines
 
 
 @audit_app.command("model")
