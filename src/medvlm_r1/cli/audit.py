@@ -9,22 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medvlm_r1.cli.options import (
-    Data,
-    Dtype,
-    Json,
-    Limit,
-    Model,
-    NewTokens,
-    SkipMissing,
-    Template,
-    completion,
-    described,
-    folder_to_write,
-    is_page,
-    page_or_folder,
-    print_result,
-)
+from medvlm_r1.cli import options
 from medvlm_r1.errors import RESEARCH_USE, UsageError
 from medvlm_r1.stopping import stop_on_sigterm
 
@@ -36,15 +21,15 @@ MODEL_FIGURES = "audit.json"
 
 
 @audit_app.command("data")
-@described
+@options.described
 def audit_data_command(
     data: Annotated[Path, typer.Argument(metavar="DIR")],
     *,
     fit_on: Annotated[str | None, typer.Option(metavar="DIR_OR_MODALITY")] = None,
-    out: Annotated[Path | None, typer.Option(callback=page_or_folder)] = None,
-    write_clean: Annotated[Path | None, typer.Option(metavar="DIR", callback=folder_to_write)] = None,
+    out: Annotated[Path | None, typer.Option(callback=options.page_or_folder)] = None,
+    write_clean: Annotated[Path | None, typer.Option(metavar="DIR", callback=options.folder_to_write)] = None,
     clean_of: Annotated[list[str] | None, typer.Option(metavar="BASELINE")] = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Test whether questions can be answered without the image: blind baselines by modality, with a verdict.
 
@@ -94,34 +79,36 @@ def audit_data_command(
         from medvlm_r1.report.data_pages import render_data_audit
 
         out = out or Path(PAGE)
-        page = render_data_audit(audit, out if is_page(out) else out / PAGE, data=data, clean=clean)
+        page = render_data_audit(audit, out if options.is_page(out) else out / PAGE, data=data, clean=clean)
         if page != out:
             (out / FIGURES).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         lines.append(f"Report: {page}")
-    print_result(record, [*lines, RESEARCH_USE], as_json=as_json)
+    options.print_result(record, [*lines, RESEARCH_USE], as_json=as_json)
 
 
 @audit_app.command("model")
-@described
+@options.described
 def audit_model_command(
-    model: Model,
+    model: options.Model,
     *,
-    data: Data,
-    out: Annotated[Path, typer.Option(metavar="RUN", callback=folder_to_write)],
+    data: options.Data,
+    out: Annotated[Path, typer.Option(metavar="RUN", callback=options.folder_to_write)],
     probes: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PROBE[,PROBE]", autocompletion=completion(*PROBES), help=f"{', '.join(PROBES)} (default: all)."
+            metavar="PROBE[,PROBE]",
+            autocompletion=options.completion(*PROBES),
+            help=f"{', '.join(PROBES)} (default: all).",
         ),
     ] = None,
-    limit: Limit = None,
+    limit: options.Limit = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
-    max_new_tokens: NewTokens = 512,
-    template: Template = "medvlm-r1",
-    dtype: Dtype = "auto",
-    skip_missing: SkipMissing = False,
+    max_new_tokens: options.NewTokens = 512,
+    template: options.Template = "medvlm-r1",
+    dtype: options.Dtype = "auto",
+    skip_missing: options.SkipMissing = False,
     evaluation: Annotated[Path | None, typer.Option(metavar="RUN")] = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Audit whether answers depend on the image and on the stated reasoning. Re-run to resume.
 
@@ -162,7 +149,7 @@ def audit_model_command(
             )
         page = render_model_audit(out)
     lines = [*model_audit_lines(record), f"Results: {out / MODEL_FIGURES}   Report: {page}", RESEARCH_USE]
-    print_result({**record, "page": str(page)}, lines, as_json=as_json)
+    options.print_result({**record, "page": str(page)}, lines, as_json=as_json)
 
 
 def model_audit_lines(record: Mapping[str, Any]) -> list[str]:
