@@ -118,6 +118,12 @@ _GIVE_IMAGE = "give the path of an image"
 _FIRST_REPRESENTATIONS = (b"UL", b"UI", b"OB", b"CS", b"SH", b"DA")
 
 
+def read_head(path: Path, size: int = HEAD) -> bytes:
+    """First bytes of a file."""
+    with path.open("rb") as file:
+        return file.read(size)
+
+
 def sniff_format(path: Path, head: bytes) -> str | None:
     """Detect DICOM or a volume format from the first `HEAD` bytes of a file and its name; None for any other format."""
     name = path.name.lower().removesuffix(".gz")

@@ -202,7 +202,7 @@ def _files(source: Path) -> list[Path]:
             raise UserError(f"{source}: the folder holds {len(found)} files; at most {MAX_FILES}, give a subfolder")
         return found
     with explain_os_error(f"{source}: cannot be read"):
-        head = _head(source)
+        head = files.read_head(source)
     if files.sniff_format(source, head) == "DICOM":
         return [source]
     if not head.startswith(files.ZIP):
@@ -210,14 +210,9 @@ def _files(source: Path) -> list[Path]:
     return [*read_archive(source)]
 
 
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(files.HEAD)
-
-
 def _read(path: Path, name: str) -> tuple[Dataset | str, list[Slice]]:
     """Read the header and the slices of a file; a reason instead of the header if it is not part of a volume."""
-    if files.sniff_format(path, _head(path)) != "DICOM":
+    if files.sniff_format(path, files.read_head(path)) != "DICOM":
         return "not DICOM", []
     with files.LengthCheckedReader(path) as file:
         header = dcmread(file, stop_before_pixels=True, specific_tags=_TAGS, force=True)
