@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.prompts.words import read_patterns, read_words
@@ -26,7 +27,7 @@ _MARKS = "".join(chr(0xE000 + index) for index in range(len(LETTERS)))
 _MARK = re.compile(f"[{_MARKS}]")
 
 _WORDS = read_words("conclusion_words.txt")
-_PATTERNS = read_patterns("conclusion_patterns.txt", {**_WORDS, "marks": _MARKS})
+_PATTERNS = read_patterns(Path(__file__).with_name("conclusion_patterns.txt"), {**_WORDS, "marks": _MARKS})
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])|\n")
 # A letter that is not inside a word, not the first part of "B-cell", and not in "A's".
 _LETTER = re.compile(r"(?<![\w'’-])([A-J])(?![\w'’]|-\w)")

@@ -1,4 +1,4 @@
-"""Read the word lists and patterns of the parsers from text files next to this module."""
+"""Read word lists, from text files next to this module, and patterns."""
 
 import re
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ def read_words(name: str) -> dict[str, str]:
     return dict(line.split(maxsplit=1) for line in re.sub(r"\n +", "|", text).strip().splitlines())
 
 
-def read_patterns(name: str, roles: Mapping[str, str]) -> dict[str, re.Pattern[str]]:
+def read_patterns(file: Path, roles: Mapping[str, str] | None = None) -> dict[str, re.Pattern[str]]:
     """Read regular expressions by name. Their case is ignored, and `<role>` stands for the words of a role.
 
     Each line has a name, a tab and a pattern. A line that begins with # is a comment.
     """
-    lines = Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines()
+    lines = file.read_text(encoding="utf-8").splitlines()
     pairs = [line.split("\t") for line in lines if not line.startswith("#")]
-    filled = {key: re.sub(r"<(\w+)>", lambda role: roles.get(role[1], role[0]), text) for key, text in pairs}
+    filled = {key: re.sub(r"<(\w+)>", lambda role: (roles or {}).get(role[1], role[0]), text) for key, text in pairs}
     return {key: re.compile(text, re.IGNORECASE) for key, text in filled.items()}
