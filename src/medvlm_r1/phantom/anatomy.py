@@ -358,8 +358,5 @@ def knee(rng: np.random.Generator) -> Body:
 
 
 BODIES: dict[str, Callable[[np.random.Generator], Body]] = {
-    "head": head,
-    "chest": chest,
-    "abdomen": abdomen,
-    "knee": knee,
+    body.__name__: body for body in (head, chest, abdomen, knee)
 }
