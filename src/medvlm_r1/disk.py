@@ -1,13 +1,15 @@
-"""Atomic file writes, exclusive folder locks, and messages for disk errors."""
+"""Atomic file writes, exclusive folder locks, messages for disk errors, and readers of small files."""
 
 import errno
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import yaml
 from filelock import FileLock, Timeout
 
 from medvlm_r1.errors import UserError
@@ -29,6 +31,27 @@ def describe_os_error(error: BaseException) -> str | None:
     if number in (errno.EROFS, errno.EACCES, errno.EPERM) or _NO_PERMISSION.search(text):
         return f"no permission to read or write ({text}). Change the permissions, or give another folder"
     return None
+
+
+def read_table(file: Path) -> list[list[str]]:
+    """Cells of a table of the package, which has one row per line and tabs between the cells, without its heading."""
+    return [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()[1:]]
+
+
+def read_mapping(file: Path, advice: str) -> dict[str, Any]:
+    """Read a JSON or YAML file that holds one mapping.
+
+    Raises:
+        UserError: The file cannot be read or holds something else. The message ends with the advice.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        content = yaml.safe_load(text) if file.suffix == ".yaml" else json.loads(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); {advice}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: expected a mapping of keys to values, saw {type(content).__name__}; {advice}")
+    return content
 
 
 def sync(path: Path) -> None:

@@ -78,18 +78,6 @@ def test_what_does_not_hold_is_refused_with_the_way_out(case):
     assert re.search(words, reason)
 
 
-def test_a_transformers_that_would_drop_the_image_is_refused(monkeypatch):
-    model = TINY["qwen2_vl"].model()
-    forward = type(model.base_model).forward
-
-    def older(self, input_ids=None, **kwargs):
-        return forward(self, input_ids, **kwargs)
-
-    monkeypatch.setattr(type(model.base_model), "forward", older)
-    reason = str(supports(model))
-    assert re.search(r"with transformers 5\.\S+: its 'qwen2_vl' models .*mm_encoder_outputs.* 5\.21 or newer", reason)
-
-
 def test_flash_attention_is_refused():
     model = TINY["qwen2_vl"].model()
     model.config.text_config._attn_implementation = "flash_attention_2"

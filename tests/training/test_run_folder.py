@@ -57,7 +57,7 @@ def test_what_a_killed_beginning_leaves_is_completed(configure, tmp_path, left):
     prepare_run(configure(), DATA)
     assert json.loads((out / "data.json").read_text()) == DATA
     (out / "data.json").unlink()
-    with pytest.raises(UserError, match=r"data\.json cannot be read"):
+    with pytest.raises(UserError, match=r"data\.json: cannot be read"):
         prepare_run(configure(), DATA)
 
 
@@ -80,18 +80,6 @@ def test_growing_file_is_cut_back_to_a_step(tmp_path):
     assert rollouts[3:] == [{"step": 3, "completion": "line\u2028separator"}]
     drop_rows_after(file, 0)
     assert file.read_text() == ""
-
-
-def test_rollouts_of_version_0_1_get_the_new_name(configure):
-    run = prepare_run(configure(), DATA)
-    old = run.path / "samples.jsonl"
-    old.write_text('{"step": 1}\n')
-    with run.locked(main=True):
-        assert run.rollouts.read_text() == '{"step": 1}\n'
-    assert not old.exists()
-    old.write_text('{"step": 1}\n')
-    with pytest.raises(UserError, match=r"rollouts\.jsonl and samples\.jsonl; remove one"), run.locked(main=True):
-        pass
 
 
 def test_commit_is_none_outside_a_checkout(monkeypatch, tmp_path):

@@ -14,36 +14,18 @@ from pathlib import Path
 
 from medvlm_r1.audit.claims import SIDE, SIZE
 from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.disk import read_table
 from medvlm_r1.prompts.conclusion import weighings
 
-_VIEW = r"(?=\s+(?:X-?ray|view|radiograph|projection|image)\b)"
-
-RULES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
-    # Each group has words that exclude one another, and a pattern in which "{}" is replaced by the word.
-    "side": ((("left", "right"), SIDE),),
-    "modality": ((("MRI", "CT", "X-ray", "ultrasound"), r"\b{}\b"),),
-    "technique": (
-        (("T1-weighted", "T2-weighted", "proton density"), r"\b{}\b"),
-        (("brain window", "lung window", "bone window", "soft-tissue window"), r"\b{}\b"),
-    ),
-    "plane": ((("axial", "coronal", "sagittal"), r"\b{}\b"), (("frontal", "lateral"), r"\b{}\b" + _VIEW)),
-    "organ": (
-        (("head", "chest", "abdomen", "knee", "pelvis", "shoulder"), r"(?<!al )\b{}\b(?!\s+of the\b)"),
-        (("brain", "lung", "liver", "kidney", "heart", "spleen", "pancreas"), r"\b{}\b(?!\s+window)"),
-        (("lungs", "kidneys"), r"\b{}\b"),
-    ),
-    "finding": (
-        (("mass", "cyst", "ring-enhancing lesion", "calcification", "fracture", "haemorrhage"), r"\b{}\b"),
-        (("masses", "cysts", "calcifications", "fractures"), r"\b{}\b"),
-        (("benign", "malignant"), r"\b{}\b"),
-    ),
-    "size": ((("small", "medium", "large"), SIZE),),
-}
-"""For each rule, groups of words that can replace one another. Negations and options are handled separately."""
+RULES: dict[str, list[tuple[list[str], str]]] = {}
+"""For each rule, groups of words that exclude one another and can replace one another, and a pattern in which "{}" is
+replaced by the word. Negations and options are handled separately."""
+for _rule, _words, _pattern in read_table(Path(__file__).with_name("corruptions.tsv")):
+    _known = {"<side>": SIDE, "<size>": SIZE}.get(_pattern, _pattern)
+    RULES.setdefault(_rule, []).append((_words.split("|"), _known))
 
 # Pattern and replacement; "\1" keeps the captured text.
-_NEGATIONS = Path(__file__).with_name("negations.tsv").read_text(encoding="utf-8").splitlines()
-NEGATIONS = [line.split("\t") for line in _NEGATIONS[1:]]
+NEGATIONS = read_table(Path(__file__).with_name("negations.tsv"))
 
 _LETTERED = rf"(?<![{LETTERS}]\) )"
 _ADJECTIVES = {word for rule in ("side", "size", "plane", "technique") for words, _ in RULES[rule] for word in words}

@@ -55,6 +55,7 @@ def ask_command(
     from medvlm_r1.models.generate import check_images
     from medvlm_r1.models.load import image_fit
     from medvlm_r1.models.remote import is_server
+    from medvlm_r1.serving.answer import report_lines
     from medvlm_r1.serving.medvlm import MedVLM, Question, prepare
 
     view: dict[str, Any] = {"frame": frame, "plane": plane, "slice": slice_, "window": window, "series": series}
@@ -68,19 +69,7 @@ def ask_command(
         MedVLM.load(model, max_new_tokens=max_new_tokens, dtype=dtype) as medvlm,
     ):
         [answer] = medvlm.ask_batch([replace(query, image=prepared.pictures)])
-    text = f"{answer.letter}) {answer.option}" if answer.option else answer.answer if not option else None
-    lines = [
-        f"Image:      {answer.image_note}",
-        f"Reasoning:  {answer.reasoning or '(none)'}",
-        f"Answer:     {text or f'none that is well-formed; the model wrote: {answer.text}'}",
-    ]
-    if answer.boxes:
-        percents = (f"x {x1:.0%} to {x2:.0%}, y {y1:.0%} to {y2:.0%}" for x1, y1, x2, y2 in answer.boxes)
-        lines.append(f"Boxes:      {'; '.join(percents).replace('%', ' %')} of the image")
-    if answer.confidence is not None:
-        shares = (f"{letter} {share:.1%}".replace("%", " %") for letter, share in answer.confidence.items())
-        lines.append(f"Confidence: {', '.join(shares)} (the model's own probability, not its accuracy)")
-    print_result(answer.as_record(), [*lines, answer.notice], as_json=as_json)
+    print_result(answer.as_record(), report_lines(answer, open_question=not option), as_json=as_json)
 
 
 def serve_command(

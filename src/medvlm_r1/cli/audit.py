@@ -5,31 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from medvlm_r1.cli.options import (
-    Data,
-    Dtype,
-    Json,
-    Limit,
-    Model,
-    NewTokens,
-    SkipMissing,
-    Template,
-    completion,
-    described,
-    folder_to_write,
-    is_page,
-    page_or_folder,
-    print_result,
-)
+from medvlm_r1.cli import options
 from medvlm_r1.errors import RESEARCH_USE, UsageError
 from medvlm_r1.stopping import stop_on_sigterm
-
-if TYPE_CHECKING:
-    from medvlm_r1.audit.dataset.audit import DataAudit
 
 audit_app = typer.Typer(help="Audit a data set or a model.", no_args_is_help=True)
 
@@ -39,15 +21,15 @@ MODEL_FIGURES = "audit.json"
 
 
 @audit_app.command("data")
-@described
+@options.described
 def audit_data_command(
     data: Annotated[Path, typer.Argument(metavar="DIR")],
     *,
     fit_on: Annotated[str | None, typer.Option(metavar="DIR_OR_MODALITY")] = None,
-    out: Annotated[Path | None, typer.Option(callback=page_or_folder)] = None,
-    write_clean: Annotated[Path | None, typer.Option(metavar="DIR", callback=folder_to_write)] = None,
+    out: Annotated[Path | None, typer.Option(callback=options.page_or_folder)] = None,
+    write_clean: Annotated[Path | None, typer.Option(metavar="DIR", callback=options.folder_to_write)] = None,
     clean_of: Annotated[list[str] | None, typer.Option(metavar="BASELINE")] = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Test whether questions can be answered without the image: blind baselines by modality, with a verdict.
 
@@ -64,6 +46,7 @@ def audit_data_command(
         clean_of: With --write-clean: only remove what this baseline solves; repeatable.
     """
     from medvlm_r1.audit.dataset.audit import audit_data, find_prior_source
+    from medvlm_r1.audit.dataset.clean import report_lines
     from medvlm_r1.audit.dataset.clean import write_clean as write
     from medvlm_r1.console import progress_bar, stderr_console
     from medvlm_r1.data.folder import read_folder
@@ -91,68 +74,41 @@ def audit_data_command(
         **audit.record(),
         "clean": clean.record() if clean else None,
     }
-    lines = [*_lines(audit), *record["left_out"]]
-    if clean is not None:
-        remaining, removed = sum(clean.kept.values()), sum(clean.removed.values())
-        lines.append(
-            f"Clean set: {clean.folder}, {remaining} questions ({removed} removed; the rest are harder than chance)"
-        )
-        lines += _table(clean.audit) if clean.audit else []
+    lines = report_lines(audit, clean, record["left_out"])
     if out is not None or not as_json:
         from medvlm_r1.report.data_pages import render_data_audit
 
         out = out or Path(PAGE)
-        page = render_data_audit(audit, out if is_page(out) else out / PAGE, data=data, clean=clean)
+        page = render_data_audit(audit, out if options.is_page(out) else out / PAGE, data=data, clean=clean)
         if page != out:
             (out / FIGURES).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         lines.append(f"Report: {page}")
-    print_result(record, [*lines, RESEARCH_USE], as_json=as_json)
-
-
-def _lines(audit: DataAudit) -> list[str]:
-    verdicts = [modality.verdict for modality in audit.modalities.values()]
-    lines = [f"{verdict.level.upper():<8}{verdict.sentence}" for verdict in verdicts]
-    lines += ["", *_table(audit), ""]
-    for name, modality in audit.modalities.items():
-        lines += [f"{name}, {test.options} options: {test.sentence}" for test in modality.order if test.uneven]
-        lines += [
-            f"{name}: {option.text!r} was {option.record}" for option in modality.giveaways[:1] if option.surprise
-        ]
-    return [*lines, *audit.notes]
-
-
-def _table(audit: DataAudit) -> list[str]:
-    lines = []
-    for name, modality in audit.modalities.items():
-        for baseline, accuracy in modality.figures.items():
-            low, high = accuracy.ci95
-            solved = f"{len(modality.solved(baseline))} of {accuracy.n} solved"
-            ends = f"[{low:.1f}, {high:.1f}]  {solved}" if low < high else ""
-            lines.append(f"{name:<8} {baseline:<17} {accuracy.percent:5.1f} %  {ends}".rstrip())
-    return lines
+    options.print_result(record, [*lines, RESEARCH_USE], as_json=as_json)
 
 
 @audit_app.command("model")
-@described
+@options.described
 def audit_model_command(
-    model: Model,
+    model: options.Model,
     *,
-    data: Data,
-    out: Annotated[Path, typer.Option(metavar="RUN", callback=folder_to_write)],
+    data: options.Data,
+    out: Annotated[Path, typer.Option(metavar="RUN", callback=options.folder_to_write)],
     probes: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PROBE[,PROBE]", autocompletion=completion(*PROBES), help=f"{', '.join(PROBES)} (default: all)."
+            metavar="PROBE[,PROBE]",
+            autocompletion=options.completion(*PROBES),
+            help=f"{', '.join(PROBES)} (default: all).",
         ),
     ] = None,
-    limit: Limit = None,
+    limit: options.Limit = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
-    max_new_tokens: NewTokens = 512,
-    template: Template = "medvlm-r1",
-    dtype: Dtype = "auto",
-    skip_missing: SkipMissing = False,
+    max_new_tokens: options.NewTokens = 512,
+    template: options.Template = "medvlm-r1",
+    dtype: options.Dtype = "auto",
+    skip_missing: options.SkipMissing = False,
     evaluation: Annotated[Path | None, typer.Option(metavar="RUN")] = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Audit whether answers depend on the image and on the stated reasoning. Re-run to resume.
 
@@ -193,7 +149,7 @@ def audit_model_command(
             )
         page = render_model_audit(out)
     lines = [*model_audit_lines(record), f"Results: {out / MODEL_FIGURES}   Report: {page}", RESEARCH_USE]
-    print_result({**record, "page": str(page)}, lines, as_json=as_json)
+    options.print_result({**record, "page": str(page)}, lines, as_json=as_json)
 
 
 def model_audit_lines(record: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +11,7 @@ from medvlm_r1.cli.options import Json, Overrides, complete_recipe, described, f
 from medvlm_r1.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from medvlm_r1.training.config import RunConfig
-    from medvlm_r1.training.dry_run.plan import Plan
 
 train_app = typer.Typer(help="Train a policy with GRPO or SFT.", no_args_is_help=True)
 
@@ -100,7 +96,7 @@ def _dry_run(
     settings: RunConfig, memory: float | None, launch: Path | None, completion: int | None, *, cpu: bool, as_json: bool
 ) -> None:
     from medvlm_r1.console import progress_bar
-    from medvlm_r1.training.dry_run.plan import make_plan, refuse_memory
+    from medvlm_r1.training.dry_run.plan import make_plan, refuse_memory, report_lines
     from medvlm_r1.training.dry_run.settings import Launch, read_launch
 
     devices = read_launch(find_recipe(launch)) if launch else Launch()
@@ -113,70 +109,5 @@ def _dry_run(
             completion=completion,
             progress=advance,
         )
-    if as_json:
-        print(json.dumps(plan.record()))
-    else:
-        _print_plan(plan)
+    print_result(plan.record(), report_lines(plan), as_json=as_json)
     refuse_memory(plan)
-
-
-def _print_plan(plan: Plan) -> None:
-    from rich.console import Console
-
-    from medvlm_r1.console import print_uncropped
-
-    console = Console()
-    runtime = plan.memory(shared=plan.run.shares)["runtime"] / 2**30
-    estimate = (
-        "Steps, parameters and tokens are counted. Memory is an estimate for the longest prompt and completions; "
-        f"{runtime:.2g} GiB of it is for libraries and fragmentation."
-    )
-    console.print("\n".join(_plan_lines(plan)), soft_wrap=True, highlight=False)
-    print_uncropped(console, _memory_table(plan))
-    console.print("\n".join([estimate, *plan.notes]), soft_wrap=True, highlight=False)
-
-
-def _plan_lines(plan: Plan) -> list[str]:
-    counts, run = plan.record()["prompts"], plan.run
-    sharded = "" if run.launch.sharding == "none" else f", sharded with {run.launch.sharding}"
-    kind = "CPU" if run.cpu else "GPU"
-    each = " each" if run.launch.processes > 1 else ""
-    size = "" if plan.device is None else f" with {plan.device / 2**30:.1f} GiB{each}"
-
-    def spread(values: dict[str, float]) -> str:
-        return f"mean {values['mean']:,.0f}, median {values['median']:,}, 95 % {values['p95']:,}, max {values['max']:,}"
-
-    lines = [
-        f"Model         {plan.config.model}: {plan.shape.family}, {plan.shape.parameters.total:,} parameters, "
-        f"{plan.shape.parameters.trained:,} trained",
-        f"Devices       {run.launch.processes} {kind}{size}{sharded}",
-        f"Steps         {run.steps:,} of {run.step_prompts:g} prompts"
-        + (f" x {run.group} completions" if run.generates else "")
-        + f" ({len(plan.prompts):,} prompts, {run.epochs_done:.3g} epochs)",
-        f"Prompt tokens {spread(counts['tokens'])}",
-        f"Image tokens  {spread(counts['image_tokens'])} per prompt",
-        f"Step tokens   {run.step_prompts * (plan.prompts.mean + run.group * run.completion):,.0f}, with each "
-        "prompt counted once",
-    ]
-    if run.generates:
-        lines.append(f"Prompts       computed once per {'prompt (sharing: true)' if run.shares else 'completion'}")
-    return lines
-
-
-def _memory_table(plan: Plan) -> Table:
-    from rich.table import Table
-
-    table = Table(title="Memory of each device (GiB, estimated)", title_justify="left")
-    table.add_column("")
-    columns = {name: plan.memory(shared=shared) for name, shared in plan.columns.items()}
-    headings = {"shared": "prompts shared", "plain": "not shared"} if len(columns) > 1 else {"plain": "GiB"}
-    for name in columns:
-        table.add_column(headings[name], justify="right")
-    for component in next(iter(columns.values())):
-        if any(sizes[component] for sizes in columns.values()):
-            table.add_row(component, *(f"{sizes[component] / 2**30:.2f}" for sizes in columns.values()))
-    table.add_section()
-    for phase in ("generation", "update") if plan.run.generates else ("update",):
-        peaks = (plan.phases(shared=shared)[phase] for shared in plan.columns.values())
-        table.add_row(f"peak, {phase}", *(f"{size / 2**30:.2f}" for size in peaks))
-    return table

@@ -14,7 +14,7 @@ from medvlm_r1.data.image_facts import file_hash, image_facts
 from medvlm_r1.data.paths import explain_os_error, inside
 from medvlm_r1.data.rows import BadRows, read_json_lines
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
-from medvlm_r1.disk import atomic_open, atomic_write
+from medvlm_r1.disk import atomic_open, atomic_write, read_mapping
 from medvlm_r1.errors import UserError
 
 SAMPLES = "samples.jsonl"
@@ -139,15 +139,7 @@ def read_info(path: str | Path) -> dict[str, Any]:
         UserError: The file cannot be read or is not a JSON object.
     """
     file = Path(path) / INFO
-    try:
-        info = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); mend or remove it") from error
-    if not isinstance(info, dict):
-        raise UserError(f"{file}: expected a JSON object, saw {type(info).__name__}; mend or remove it")
-    return info
+    return read_mapping(file, "mend or remove it") if file.exists() else {}
 
 
 def folder_hash(path: str | Path) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 UNKNOWN = "Unknown"
 
 with Path(__file__).with_name("modalities.csv").open(encoding="utf-8", newline="") as _file:
-    _SPELLINGS = {row["name"]: row["spellings"].split("|") for row in csv.DictReader(_file)}
+    _ROWS = list(csv.DictReader(_file))
 
-MODALITIES = tuple(_SPELLINGS)
+MODALITIES = tuple(row["name"] for row in _ROWS)
 
 
 def _key(spelling: str) -> str:
@@ -22,13 +22,8 @@ def _key(spelling: str) -> str:
 
 
 # Words that name a modality in any text. Codes such as US or OP may mean something else in a longer text.
-_PLAIN_WORDS = frozenset(
-    (
-        *("mri", "mr", "ct", "x-ray", "xray", "radiography", "ultrasound", "oct", "fundus", "dermoscopy", "microscopy"),
-        *("histopathology", "endoscopy", "colposcopy", "mammography", "angiography", "pet", "spect", "scintigraphy"),
-    )
-)
-_BY_KEY = {_key(spelling): name for name, spellings in _SPELLINGS.items() for spelling in spellings}
+_PLAIN_WORDS = {word for row in _ROWS for word in row["words"].split("|") if word}
+_BY_KEY = {_key(spelling): row["name"] for row in _ROWS for spelling in row["spellings"].split("|")}
 
 
 def modality_name(spelling: str) -> str | None:

@@ -18,22 +18,8 @@ from medvlm_r1.data.folder import SAMPLES, folder_hash, read_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
+from medvlm_r1.evaluation import store
 from medvlm_r1.evaluation.score import score, score_boxes
-from medvlm_r1.evaluation.store import (
-    ANSWERS,
-    RESULTS,
-    START_AGAIN,
-    SYNONYMS,
-    AnswerKey,
-    AnswerStore,
-    Row,
-    StoredAnswer,
-    answer_key,
-    answers_kind,
-    load_row_images,
-    present_rows,
-    write_results,
-)
 from medvlm_r1.models.device import limit_threads
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator
 from medvlm_r1.models.load import fingerprint, image_fit, load_policy, processor_folder
@@ -59,22 +45,22 @@ class _Setup:
     synonyms: Synonyms | None
     processor: Any
 
-    def key(self, sample: Sample, images: Sequence[Image]) -> AnswerKey:
-        return answer_key(self.identity, sample, images, self.template, self.settings)
+    def key(self, sample: Sample, images: Sequence[Image]) -> store.AnswerKey:
+        return store.answer_key(self.identity, sample, images, self.template, self.settings)
 
     def boxes(self, text: str, images: Sequence[Image]) -> tuple[Edges, ...]:
         frame = box_frame([image.size for image in images], self.template, self.processor)
         return tuple(frame.boxes(text)) if frame else ()
 
-    def answer(self, rows: Sequence[Row], generator: Generator) -> Iterator[list[StoredAnswer]]:
+    def answer(self, rows: Sequence[store.Row], generator: Generator) -> Iterator[list[store.StoredAnswer]]:
         """Yield the answers of one batch as they are completed; answers completed together share the time equally."""
-        pairs = [(row[1], load_row_images(self.data_dir, row)) for row in rows]
+        pairs = [(row[1], store.load_row_images(self.data_dir, row)) for row in rows]
         inputs = [GenerationInput(prompt=messages(s, self.template), images=images) for s, images in pairs]
         began = time.perf_counter()
         for finished in generator.iterate(inputs, self.settings):
             now = time.perf_counter()
             yield [
-                StoredAnswer(
+                store.StoredAnswer(
                     sample=pairs[index][0],
                     generation=generation,
                     seconds=round((now - began) / len(finished), 4),
@@ -139,7 +125,7 @@ def evaluate(
     everything = read_folder(data_dir)
     selected = list(enumerate(everything, start=1))[:limit]
     local = None if generator is not None or is_server(model) else model
-    rows = present_rows(data_dir, selected, skip_missing, local)
+    rows = store.present_rows(data_dir, selected, skip_missing, local)
     samples = [sample for _, sample in rows]
     # Before the answers are generated, because it refuses boxes outside their image.
     fit = image_fit(local) if local is not None and template in BOX_TEMPLATES else None
@@ -157,13 +143,13 @@ def evaluate(
     if generator is None and is_server(model):
         generator = ServerPool(servers=tuple(server_generators(model, batch_size)))
     report = progress or (lambda answered, total: None)
-    with AnswerStore(out) as store:
+    with store.AnswerStore(out) as log:
         if own_synonyms is None:
-            (out / SYNONYMS).unlink(missing_ok=True)
+            (out / store.SYNONYMS).unlink(missing_ok=True)
         else:
-            atomic_write(out / SYNONYMS, own_synonyms)
-        _check_stored(store, everything, rows, setup)
-        pending = [row for row in rows if row[1].id not in store.answers]
+            atomic_write(out / store.SYNONYMS, own_synonyms)
+        _check_stored(log, everything, rows, setup)
+        pending = [row for row in rows if row[1].id not in log.answers]
         if pending and generator is None:
             policy = load_policy(model, dtype=dtype)
             limit_threads(policy.model)
@@ -173,10 +159,10 @@ def evaluate(
         for start in range(0, len(pending), batch_size):
             assert generator is not None
             for answers in setup.answer(pending[start : start + batch_size], generator):
-                store.append(answers)
+                log.append(answers)
                 answered += len(answers)
                 report(answered, len(rows))
-        answers = [store.answers[sample.id] for _, sample in rows]
+        answers = [log.answers[sample.id] for _, sample in rows]
     generations = [answer.generation for answer in answers]
     results = {
         **provenance(model, setup.identity, data_dir, out, template, max_new_tokens),
@@ -185,7 +171,7 @@ def evaluate(
         **score(samples, generations, template, setup.synonyms),
         **({"boxes": score_boxes(samples, generations, labels)} if template in BOX_TEMPLATES else {}),
     }
-    write_results(out, results)
+    store.write_results(out, results)
     return results
 
 
@@ -213,7 +199,7 @@ def identify(model: str, generator: object | None = None, dtype: str = "auto") -
 
 
 OF_AN_AUDIT = {"audit.json": "a model audit"}
-OF_AN_EVALUATION = {RESULTS: "an evaluation", SAMPLES: "an evaluation"}
+OF_AN_EVALUATION = {store.RESULTS: "an evaluation", SAMPLES: "an evaluation"}
 _OF_OTHERS = {"config.yaml": "a training", "info.json": "a data set"}
 
 
@@ -231,8 +217,8 @@ def refuse_other_folder(data_dir: Path, out: Path, other: Mapping[str, str]) -> 
     if data_dir.resolve() == out.resolve():
         raise UsageError(f"{out}: the run folder is the data folder; wanted another one for the answers")
     kinds = {name: kind for name, kind in {**_OF_OTHERS, **other}.items() if (out / name).exists()}
-    if (kind := answers_kind(out / ANSWERS)) in other.values():
-        kinds[ANSWERS] = str(kind)
+    if (kind := store.answers_kind(out / store.ANSWERS)) in other.values():
+        kinds[store.ANSWERS] = str(kind)
     for name, kind in kinds.items():
         raise UsageError(f"{out} holds {kind} ({name}); give another folder with --out")
 
@@ -287,17 +273,19 @@ def image_size(model: str) -> dict[str, Any] | None:
     return {name: value for name, value in limits.items() if value is not None} or None
 
 
-def _check_stored(store: AnswerStore, everything: Sequence[Sample], rows: Sequence[Row], setup: _Setup) -> None:
+def _check_stored(
+    log: store.AnswerStore, everything: Sequence[Sample], rows: Sequence[store.Row], setup: _Setup
+) -> None:
     """Refuse stored answers that were made with another model, data or settings."""
-    unknown = sorted(set(store.answers) - {sample.id for sample in everything})
+    unknown = sorted(set(log.answers) - {sample.id for sample in everything})
     if unknown:
         raise UserError(
-            f"{store.path}: {len(unknown)} of its {len(store.answers)} answers are to items that are not in"
-            f" {setup.data_dir}, such as {unknown[0]!r}; the data differs, {START_AGAIN}"
+            f"{log.path}: {len(unknown)} of its {len(log.answers)} answers are to items that are not in"
+            f" {setup.data_dir}, such as {unknown[0]!r}; the data differs, {store.START_AGAIN}"
         )
     for row in rows:
-        if stored := store.answers.get(row[1].id):
+        if stored := log.answers.get(row[1].id):
             renamed = stored.model != setup.model
             note = f" its model was named {stored.model!r}, now {setup.model!r};" if renamed else ""
-            key = setup.key(row[1], load_row_images(setup.data_dir, row))
-            stored.check(store.path, row[1], key, note)
+            key = setup.key(row[1], store.load_row_images(setup.data_dir, row))
+            stored.check(log.path, row[1], key, note)

@@ -5,11 +5,9 @@ log-probabilities and gradients with those of the plain forward. A model of any 
 """
 
 import functools
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
-import transformers
 from torch import nn
 
 _LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
@@ -93,11 +91,6 @@ def unsupported(model: Any) -> str | None:
     kind = inner.config.model_type
     if kind not in FAMILIES:
         return f"The prompt cannot be shared in {kind!r} models; it can in {', '.join(sorted(FAMILIES))}."
-    if "mm_encoder_outputs" not in inspect.signature(inner.base_model.forward).parameters:
-        return (
-            f"The prompt cannot be shared with transformers {transformers.__version__}: its {kind!r} models do not "
-            "take encoded images (mm_encoder_outputs). Install transformers 5.21 or newer."
-        )
     family = FAMILIES[kind]
     text = inner.config.get_text_config()
     if text.model_type not in family.text:

@@ -8,8 +8,10 @@ checkpoint (for Qwen2-VL: top_p 0.001, temperature 0.01) are ignored.
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import yaml
 from PIL.Image import Image
 
 from medvlm_r1.errors import UserError
@@ -212,20 +214,8 @@ def answer_opening(processor: Any, item: GenerationInput) -> str:
     return "" if item.prefill else opened_reasoning(opened(processor, item))
 
 
-_NOTHING_ELSE = {
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "use_cache": True,
-    "guidance_scale": 1.0,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "encoder_repetition_penalty": 1.0,
-    "min_length": 0,
-}
-"""Default values of settings that a model's own `generation_config.json` could otherwise change."""
+KNOWN_SETTINGS = yaml.safe_load(Path(__file__).with_name("generation.yaml").read_text(encoding="utf-8"))
+"""Settings of transformers' `generate` by their effect, and their default values."""
 
 
 def generation_config(policy: Policy, settings: GenerationSettings, suppressed: Sequence[int]) -> Any:
@@ -240,7 +230,7 @@ def generation_config(policy: Policy, settings: GenerationSettings, suppressed: 
         top_k=0 if sampling else 50,
         top_p=1.0,
         repetition_penalty=1.0,
-        **_NOTHING_ELSE,
+        **KNOWN_SETTINGS["defaults"],
         suppress_tokens=list(suppressed),
         eos_token_id=end_tokens(policy.model, policy.processor.tokenizer),
         pad_token_id=policy.processor.tokenizer.pad_token_id,

@@ -14,11 +14,16 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import yaml
+
+from medvlm_r1.disk import read_table
 
 Array = npt.NDArray[Any]
 Vector = tuple[float, float, float]
@@ -174,6 +179,8 @@ WATER_ATTENUATION = 0.0195
 with Path(__file__).with_name("tissues.csv").open(encoding="utf-8", newline="") as _file:
     _ROWS = list(csv.DictReader(_file))
 
+_PARTS = read_table(Path(__file__).with_name("anatomy.tsv"))
+
 LABEL: dict[str, int] = {row["name"]: index for index, row in enumerate(_ROWS)}
 """Label of each tissue by name: its number in label images."""
 
@@ -279,6 +286,24 @@ class Builder:
         self.shapes.append(shape)
         return shape
 
+    def table(self, part: str, *, z: float = 0.0) -> None:
+        """Add the shapes of a part of the body in `anatomy.tsv`, moved by `z` mm to the head.
+
+        Adjacent rows with the same text under `mirrored` are added on the right, then mirrored to the left.
+        """
+        rows = [row for name, *row in _PARTS if name == part]
+        for mirrored, group in groupby(rows, key=itemgetter(0)):
+            shapes = list(group)
+            for side in (-1, 1) if mirrored else (1,):
+                for _, shape, tissue, inside, *cells, size in shapes:
+                    (x, y, height), (a, b, c), turn = (tuple(map(float, cell.split())) for cell in cells)
+                    centre = (side * x, y, height + z)
+                    if shape == "tube":
+                        self.tube(tissue, centre, (side * a, b, c + z), float(size), inside)
+                    else:
+                        tilt = rotation(turn[0], side * turn[1], side * turn[2]) if turn else None
+                        self.add(tissue, centre, (a, b, c), inside, tilt=tilt, jitter=float(size))
+
     def tube(
         self, tissue: str, start: Vector, end: Vector, radius: float, inside_of: str, *, core: str | None = None
     ) -> None:
@@ -320,3 +345,11 @@ class Builder:
             joined=frozenset(LABEL[name] for name in _JOINED),
             **fields,
         )
+
+
+REGIONS: dict[str, dict[str, Any]] = yaml.safe_load(
+    Path(__file__).with_name("regions.yaml").read_text(encoding="utf-8")
+)
+"""Arguments of `Builder.finish` by region."""
+for _facts in REGIONS.values():
+    _facts["sites"] = {side: [Site(**site) for site in sites] for side, sites in _facts["sites"].items()}

@@ -4,10 +4,12 @@ MRI and CT use the tissue labels on a plane through the body. X-ray integrates t
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from medvlm_r1.disk import read_table
 from medvlm_r1.phantom.body import LABEL, WATER_ATTENUATION, Array, Body, Curve, Ellipsoid, lookup
 
 SIZE = 224
@@ -21,20 +23,9 @@ PLANES: dict[str, tuple[Array, Array, Array]] = {
 }
 
 # Repetition, echo and inversion time, ms. Inversion time 0 is a plain spin echo. The inversion of FLAIR nulls CSF.
-SEQUENCES: dict[str, tuple[float, float, float]] = {
-    "T1-weighted": (500.0, 12.0, 0.0),
-    "T2-weighted": (4500.0, 95.0, 0.0),
-    "FLAIR": (9000.0, 110.0, 2400.0),
-    "proton density": (2000.0, 16.0, 0.0),
-}
-
+SEQUENCES = {name: tuple(map(float, times)) for name, *times in read_table(Path(__file__).with_name("sequences.tsv"))}
 # Center and width, HU.
-WINDOWS: dict[str, tuple[float, float]] = {
-    "brain window": (45.0, 130.0),
-    "soft-tissue window": (40.0, 400.0),
-    "lung window": (-600.0, 1500.0),
-    "bone window": (400.0, 1800.0),
-}
+WINDOWS = {name: tuple(map(float, ends)) for name, *ends in read_table(Path(__file__).with_name("windows.tsv"))}
 
 _T1, _T2, _PD, _HU, _MU, _TEXTURE = (lookup(name) for name in ("t1", "t2", "pd", "hu", "mu", "texture"))
 

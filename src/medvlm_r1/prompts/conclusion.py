@@ -2,15 +2,17 @@
 
 A reward and an audit probe use this module, so its rules are strict: a text that is hedged or ambiguous has no
 conclusion. The module shares no rules with the lenient parser, which reads answers and is never used for rewards. Only
-the last `WINDOW` characters are read, to limit the time. `conclusion_words.txt` has the words of each role.
+the last `WINDOW` characters are read, to limit the time. `conclusion_patterns.txt` has the patterns, and
+`conclusion_words.txt` the words of each role.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from medvlm_r1.data.sample import LETTERS
-from medvlm_r1.prompts.words import read_words
+from medvlm_r1.prompts.words import read_patterns, read_words
 
 WINDOW = 2000
 
@@ -23,70 +25,12 @@ _MARKS = "".join(chr(0xE000 + index) for index in range(len(LETTERS)))
 _MARK = re.compile(f"[{_MARKS}]")
 
 _WORDS = read_words("conclusion_words.txt")
-
-
-def _words(role: str) -> re.Pattern[str]:
-    return re.compile(rf"\b(?:{_WORDS[role]})\b", re.IGNORECASE)
-
-
-# A revision: it withdraws the text before it.
-_REVISION = re.compile(
-    rf"(?:^|[.?!,;…—–\n]|\s-)\s*(?:{_WORDS['revision']})\b(?=\s*(?:[.,:;!?…—–-]|$|wait\b))|\b(?:{_WORDS['reversal']})\b",
-    re.IGNORECASE,
-)
-_DENIAL = re.compile(rf"n['’]t\b|[不没非无错✗✘❌≠]|排除|~~|!=|\b(?:{_WORDS['denial']})\b", re.IGNORECASE)
-_ANYTHING_BUT, _AFFIRMATION, _HEDGE, _TAKEN_BACK, _VERB = map(
-    _words, ("anything_but", "affirmation", "hedge", "taken_back", "verb")
-)
-_STATED = re.compile(
-    r"\b(?:answer|diagnosis|conclusion|(?:correct|right|best|final)\s(?:one|option|choice|letter)|choo?se|select(?:ed)?"
-    rf"|pick(?:ed)?|go(?:ing)?\swith|opt\sfor|settle\son|conclude)\b[^{_MARKS}]{{0,40}}(?P<after>[{_MARKS}])"
-    rf"|[{_MARKS}]\W*\s(?:is|must be|seems|looks)\s(?:the\s|most\s|clearly\s)?(?:correct|right|best|true|answer)\b",
-    re.IGNORECASE,
-)
-# Only these patterns affirm an option. "The knee is dark", "history of B" and "unlike what B shows" mention it.
-_UP_TO = (
-    rf"(?:\s(?!(?:for|of|to|from|before|after|than|with|about|by|over|in|on|at|evidence)\b)[^\s{_MARKS}]+){{0,4}}"
-    rf"[^\w{_MARKS}]*[{_MARKS}]"
-)
-_AFFIRMED = re.compile(
-    rf"(?:\b(?:{_WORDS['subject']})(?:{_WORDS['copula']})\b{_UP_TO}|\b(?:{_WORDS['shows']})\b{_UP_TO}"
-    rf"|[{_MARKS}]\W*\s(?:fits|matches|remains|applies|it\sis|(?:is|was|seems|looks|appears|would\sbe|must\sbe)"
-    rf"(?:\s(?:{_WORDS['emphasis']}))*\s(?:{_WORDS['predicate']}))\b)",
-    re.IGNORECASE,
-)
-_BARE = re.compile(rf"(?:[\W{_MARKS}]|\b(?:{_WORDS['filler']})\b)+", re.IGNORECASE)
-
+_PATTERNS = read_patterns(Path(__file__).with_name("conclusion_patterns.txt"), {**_WORDS, "marks": _MARKS})
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])|\n")
-# The word that opens a clause belongs to that clause.
-_CLAUSE_START = re.compile(
-    r"[,;:()\[\]—–]|\s-\s|\s(?=(?:but|whereas|while|because|since|although|though|however|so|therefore|hence|thus)\b"
-    r"|(?:rather\s+than|instead\s+of|as\s+opposed\s+to|unlike)\b|and\s+(?:not|never)\b)",
-    re.IGNORECASE,
-)
-_ASIDE = re.compile(r"\s*(?:because|since|as|given|due\sto|for|although|though|while|whereas|despite)\b", re.IGNORECASE)
-_CONTRAST = re.compile(r"\s*(?:but|so|therefore|hence|thus|however)\b", re.IGNORECASE)
-_LISTED = re.compile(r"\s*(?:and|or|nor|that|to)\b", re.IGNORECASE)
 # A letter that is not inside a word, not the first part of "B-cell", and not in "A's".
 _LETTER = re.compile(r"(?<![\w'’-])([A-J])(?![\w'’]|-\w)")
-_LETTER_CALLED = re.compile(
-    r"\b(?:option|choice|letter|answer(?:\s(?:is|would be|should be|must be))?)[\s:*(\"']+$", re.IGNORECASE
-)
-# In "hepatitis B" and "Kerley B", the letter is part of a name.
-_THING_CALLED = re.compile(rf"\b(?:{_WORDS['thing']})\s\(?$", re.IGNORECASE)
 # In "A mass" and "B lines", the letter is not an option. In "A is right" and "B because", it is.
 _WORD_FOLLOWS = re.compile(rf"\s+(?!(?:{_WORDS['after_letter']})\b)[a-z]")
-
-# "Head no, knee: yes", "the knee fits", "a mass is unlikely": verdicts on options that are named by their texts.
-_JUDGED = re.compile(
-    rf"[{_MARKS}]\W*\s(?:fits|matches|applies|remains)\b|[{_MARKS}]\s*[:,–-]?\s*(?:yes|no)\b(?=\s*(?:[.,;!)]|$))"
-    rf"|[{_MARKS}]\W*\s(?:is|are|was|can\sbe|seems|looks|appears)\s(?:(?:the|most|more|less|very|also|thus)\s)*"
-    r"(?:excluded|ruled\sout|eliminated|rejected|(?:un)?likely|incorrect|wrong)\b",
-    re.IGNORECASE,
-)
-_CONCLUDES = re.compile(
-    r"\W*(?:so|thus|therefore|hence|consequently|overall|in (?:conclusion|summary))\b", re.IGNORECASE
-)
 
 
 def states_choice(sentence: str, options: Sequence[str]) -> bool:
@@ -106,8 +50,8 @@ def states_choice(sentence: str, options: Sequence[str]) -> bool:
     marked = _marked(sentence, options)
     if _is_yes_no(options):
         return bool(_read_verdict(marked).affirmed)
-    concludes = _CONCLUDES.match(marked) and _read_sentence(marked).affirmed
-    return bool(_STATED.search(marked) or _JUDGED.search(marked) or concludes)
+    concludes = _PATTERNS["concludes"].match(marked) and _read_sentence(marked).affirmed
+    return bool(_PATTERNS["stated"].search(marked) or _PATTERNS["judged"].search(marked) or concludes)
 
 
 def concluded_letter(reasoning: str, options: Sequence[str]) -> str | None:
@@ -137,7 +81,7 @@ def concluded_letter(reasoning: str, options: Sequence[str]) -> str | None:
     if len(chosen) != 1:
         return None
     rest = _marked(text[max(match.end() for match in matches) :], options)
-    silent = not _MARK.search(rest) and not _TAKEN_BACK.search(rest)
+    silent = not _MARK.search(rest) and not _PATTERNS["taken_back"].search(rest)
     return chosen[0] if silent or _stated(rest, _is_yes_no(options)) == chosen[0] else None
 
 
@@ -207,21 +151,21 @@ def _read_sentence(sentence: str) -> _Sentence:
     read = _Sentence()
     before = ""
     bare: set[str] = set()
-    sentence = _ANYTHING_BUT.sub("not", _AFFIRMATION.sub(" ", sentence))
+    sentence = _PATTERNS["anything_but"].sub("not", _PATTERNS["affirmation"].sub(" ", sentence))
     if not _MARK.search(sentence):
-        read.unclear = _TAKEN_BACK.search(sentence) is not None
+        read.unclear = _PATTERNS["taken_back"].search(sentence) is not None
         return read
     if sentence.rstrip(" .\"'”’)*_").endswith(("?", "？")) or re.search(r"\bif\b", sentence, re.IGNORECASE):
         read.unclear = True
         return read
-    for clause in _CLAUSE_START.split(sentence):
+    for clause in _PATTERNS["clause_start"].split(sentence):
         marks = set(_MARK.findall(clause))
-        denial, hedge = _DENIAL.search(clause), _HEDGE.search(clause)
-        if _ASIDE.match(clause):
+        denial, hedge = _PATTERNS["denial"].search(clause), _PATTERNS["hedge"].search(clause)
+        if _PATTERNS["aside"].match(clause):
             continue
         kind = "denied" if denial else "unclear" if hedge else ""
-        listed = _LISTED.match(clause) is not None or not _VERB.search(clause)
-        if not kind and marks and listed and not _CONTRAST.match(clause):
+        listed = _PATTERNS["listed"].match(clause) is not None or not _PATTERNS["verb"].search(clause)
+        if not kind and marks and listed and not _PATTERNS["contrast"].match(clause):
             # In "not the brain, the lung", the denial of the first option also applies to the second.
             kind = before
         if kind and not marks:
@@ -235,15 +179,15 @@ def _read_sentence(sentence: str) -> _Sentence:
             read.denied |= marks
         elif kind == "unclear":
             read.unclear = True
-        elif marks and not (_AFFIRMED.search(clause) or _BARE.fullmatch(clause)):
+        elif marks and not (_PATTERNS["affirmed"].search(clause) or _PATTERNS["bare"].fullmatch(clause)):
             read.mentioned |= marks
         elif marks:
-            if _CONTRAST.match(clause) and not read.affirmed:
+            if _PATTERNS["contrast"].match(clause) and not read.affirmed:
                 read.unclear = False
             read.affirmed |= marks
-            if _STATED.search(clause):
+            if _PATTERNS["stated"].search(clause):
                 read.stated |= marks
-            bare = marks if not _VERB.search(clause) else set()
+            bare = marks if not _PATTERNS["verb"].search(clause) else set()
         before = kind if marks or kind else before
     return read
 
@@ -252,10 +196,10 @@ def _read_verdict(sentence: str) -> _Sentence:
     """Read a sentence about a yes/no question. Only a verdict at its start, or stated as the answer, counts."""
     read = _Sentence()
     leading = re.match(rf"\W*(?:so|thus|therefore|hence)?\W*([{_MARKS}])\s*(?:[.,:;!]|$)", sentence, re.IGNORECASE)
-    read.stated = {match["after"] for match in _STATED.finditer(sentence) if match["after"]}
+    read.stated = {match["after"] for match in _PATTERNS["stated"].finditer(sentence) if match["after"]}
     read.affirmed = read.stated or ({leading[1]} if leading else set())
     last = max((sentence.rfind(mark) for mark in read.stated), default=0)
-    doubted = sentence.rstrip().endswith("?") or (_HEDGE.search(sentence) and read.affirmed)
+    doubted = sentence.rstrip().endswith("?") or (_PATTERNS["hedge"].search(sentence) and read.affirmed)
     read.unclear = bool(doubted or re.search(r"\b(?:not|n['’]t|never)\W+(?:\w+\W+)?$", sentence[:last], re.IGNORECASE))
     return read
 
@@ -265,7 +209,7 @@ def _revisions(text: str, weighings: Sequence[re.Match[str]], options: Sequence[
     answers_no = _is_yes_no(options)
     return [
         revision.end()
-        for revision in _REVISION.finditer(text)
+        for revision in _PATTERNS["revision"].finditer(text)
         if not (answers_no and revision[0].casefold().endswith("no"))
         and not any(match.start() < revision.end() <= match.end() for match in weighings)
     ]
@@ -310,9 +254,9 @@ def _is_word(match: re.Match[str]) -> bool:
     """Whether a single letter is an article, a pronoun or part of a name, and therefore not an option."""
     text, end = match.string, match.end()
     before = text[max(0, match.start() - 40) : match.start()]
-    if _LETTER_CALLED.search(before):
+    if _PATTERNS["letter_called"].search(before):
         return False
-    if _THING_CALLED.search(before) or match[1] == "I" or _WORD_FOLLOWS.match(text, end):
+    if _PATTERNS["thing_called"].search(before) or match[1] == "I" or _WORD_FOLLOWS.match(text, end):
         return True
     named = re.match(rf"\s([{_MARKS}])", text[end : end + 2])
     return match[1] == "A" and named is not None and named[1] != _MARKS[0]

@@ -24,6 +24,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.prompts.words import read_words
@@ -61,25 +62,10 @@ _SENTENCE = re.compile(r"(?<=[.!?])(?<!\b[eiz]\.[gebGEB]\.)(?<!\bvs\.)\s+|(?<=[;
 _CLAUSE = _re(rf"(?=<clause>)|,(?= ?(?:<start>|{_MENTION} (?:is|ist)\b))|(?<=[{_CHINESE}]),|[(](?=<join>?\s*<deny>)")
 
 # Replacements before parsing: LaTeX, Markdown, JSON keys, contractions, and idioms that do not deny anything.
-_REWRITE = r"""
-[\ue000-\ue0ff\u200b-\u200f\ufe0f\ufeff]|</?[a-z]{1,8}\s?/?>|[^\S\n]+|^ ?\d{1,2}[.)] +(?=\S) =>
-^[ *-]*[✅✔✓☑] => correct:
-^[ *-]*[❌✗✘✖] => not
-[✅✔✓☑] => : correct;
-[❌✗✘✖] => : incorrect;
-\\f?boxed\s* => answer:
-[,{]\s*["'](\w{1,20})["']\s*: => \n\1:
-\\[a-z]{1,12}\s*(?=\{)|\\[()\[\]]|[$`{}#]|\*\*|_ =>
-(?<!\w)\*([^*\n]{1,200}?)\*(?!\w) => \1
-(?<=\bcan)(?:not|'t)\b|n't\b => not
-\b(?:if i (?:had|have|must|need)(?: to)? \w+|no doubt|without (?:a |any )?doubt|not only|nicht nur)\b => surely
-\b(?:can|could) not (?:be )?(?:entirely |completely )?(?:ruled? out|excluded?) => possibly, possible
-^[ >•*-]+(?=\S) =>
-\b(answer|choice|option|response|diagnosis|is|are|with|be|antwort|lautet|ist|est|réponse|答案|是)[^\w\n]*\n\s* => \1:
-"""
+_REWRITES = Path(__file__).with_name("lenient_rewrites.txt").read_text(encoding="utf-8")
 _CLEAN = [
     (re.compile(f"(?mi){pattern}"), f" {text} ")
-    for pattern, _, text in (line.rpartition(" =>") for line in _REWRITE.strip("\n").splitlines())
+    for pattern, _, text in (line.rpartition(" =>") for line in _REWRITES.splitlines())
 ]
 # A capital letter that is not part of a compound, or a lower-case letter that is marked as an answer.
 _LETTER = re.compile(

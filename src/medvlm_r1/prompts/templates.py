@@ -3,7 +3,10 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.sample import LETTERS, Sample
@@ -11,57 +14,8 @@ from medvlm_r1.errors import UsageError
 
 BOX_PIXELS = "medvlm-r1-box-pixels"
 """Name of the template with boxes in pixels of the resized image."""
-TEMPLATES: dict[str, str] = {
-    # MedVLM-R1 (arXiv 2502.19634). The released scripts indent these lines, by 8 spaces in training and by 4 in
-    # evaluation, because they are inside indented triple quotes. The words and line breaks are unchanged here.
-    "medvlm-r1": (
-        "{question}\n"
-        "Your task: \n"
-        "1. Think through the question step by step, enclose your reasoning process in <think>...</think> tags.\n"
-        "2. Then provide the correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> tags.\n"
-        "3. No extra information or text outside of these tags."
-    ),
-    "answer-only": "{question}\nAnswer with the option's letter only.",
-    # This project's own: MedVLM-R1's words, with boxes between the reasoning and the answer.
-    "medvlm-r1-box": (
-        "{question}\n"
-        "Your task: \n"
-        "1. Think through the question step by step, enclose your reasoning process in <think>...</think> tags.\n"
-        "2. Then give the position of each finding as <box>x1,y1,x2,y2</box>, in integers from 0 to 1000 of the image's"
-        " width and height. Give no box if there is no finding.\n"
-        "3. Then provide the correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> tags.\n"
-        "4. No extra information or text outside of these tags."
-    ),
-    # This project's own: MedVLM-R1's words, for questions without options.
-    "medvlm-r1-open": (
-        "{question}\n"
-        "Your task: \n"
-        "1. Think through the question step by step, enclose your reasoning process in <think>...</think> tags.\n"
-        "2. Then provide the correct answer in a few words inside <answer>...</answer> tags.\n"
-        "3. No extra information or text outside of these tags."
-    ),
-    # `answer-only`, for questions without options.
-    "answer-only-open": "{question}\nAnswer in a few words.",
-    # Med-R1 (arXiv 2503.13939) without thinking. The words are from its evaluation script in a public fork of its
-    # repository. There, they follow the question after a space, on the same line.
-    "no-think": (
-        "{question}\nProvide the correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> tags."
-    ),
-    # The answer comes first, as in Med-R1's variant of that name. Med-R1's words were not found. These words are this
-    # project's own: MedVLM-R1's, with the two steps swapped.
-    "think-after": (
-        "{question}\n"
-        "Your task: \n"
-        "1. First provide the correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> tags.\n"
-        "2. Then explain the choice step by step, enclose your reasoning process in <think>...</think> tags.\n"
-        "3. No extra information or text outside of these tags."
-    ),
-}
+TEMPLATES: dict[str, str] = yaml.safe_load(Path(__file__).with_name("templates.yaml").read_text(encoding="utf-8"))
 """Prompt templates by name, with the placeholder `{question}`."""
-
-TEMPLATES[BOX_PIXELS] = TEMPLATES["medvlm-r1-box"].replace(
-    "integers from 0 to 1000 of the image's width and height", "pixels of the image with one decimal"
-)
 
 _REASONING_TAG = "<think>"
 

@@ -8,9 +8,11 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar, NamedTuple
 
+from medvlm_r1.disk import read_table
 from medvlm_r1.evaluation.score import order_modalities
 from medvlm_r1.evaluation.statistics import mean_interval, wilson
 from medvlm_r1.report.page import number
@@ -188,31 +190,7 @@ _MODALITY = re.compile(rf"{_ACCURACY}_(.+)")
 
 # (key or pattern in metrics.jsonl, title, subtitle), in page order. The held-out accuracies come before these charts.
 # Each run has its own loss chart, because the losses of different methods have different scales.
-_PANELS: tuple[tuple[str, str, str], ...] = (
-    (r"eval_(?P<name>.*accuracy.*)", "Held out: {name}", "on the evaluation data"),
-    (r"eval_well_formed", "Held out: well-formed", "percent of answers in the required format"),
-    (r"eval_contradiction", "Held out: contradiction", "percent of answers that contradict their reasoning"),
-    (r"eval_reward", "Held out: reward", "on the evaluation data"),
-    (r"eval_loss", "Held out: loss of {run}", "on the evaluation data"),
-    (r"reward", "Reward", "mean over the completions of a step"),
-    (r"rewards/(?P<name>.+)/mean", "Reward: {name}", "mean over the completions of a step"),
-    (r"reward/(?P<line>.+)", "Reward by modality", "mean over the completions of a step"),
-    (r"rewards/(?P<name>.+)/mean/(?P<line>.+)", "By modality: {name}", "mean over the completions of a step"),
-    (r"rewards/(?P<line>.+)/advantage_share", "What the advantages reward", "share of each reward in their variance"),
-    (r"blank_right", "Correct without the image", "share of prompts answered correctly with a blank image"),
-    (r"own_right", "Correct with its own image", "share of completions"),
-    (r"other_right", "The same letter with another image", "share of completions"),
-    (r"completions/mean_length", "Length of a completion", "tokens"),
-    (r"completions/clipped_ratio", "Truncated at the token limit", "share of completions"),
-    (r"kl", "Distance from the reference", "KL divergence, nats per token"),
-    (r"entropy", "Entropy", "nats per token"),
-    (r"frac_reward_zero_std", "Groups that teach nothing", "share with equal rewards, so zero advantage"),
-    (r"frac_reward_zero_std/(?P<line>.+)", "Groups that teach nothing, by modality", "share with equal rewards"),
-    (r"resampled/(?P<line>.+)", "Resampled groups", "groups in a step that were drawn, and that they replaced"),
-    (r"loss", "Loss of {run}", "as optimized"),
-    (r"mean_token_accuracy", "Token accuracy", "share of target tokens"),
-    (r"grad_norm", "Gradient norm", "before clipping"),
-)
+_PANELS = read_table(Path(__file__).with_name("panels.tsv"))
 
 
 def build_panels(metrics: Mapping[str, Rows]) -> list[Chart]:

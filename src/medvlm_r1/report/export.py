@@ -6,7 +6,6 @@ The card contains only measured results: evaluations of this model and verdicts 
 missing. Only the last component of a folder's path is written.
 """
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from medvlm_r1.disk import read_mapping
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.store import read_results
 from medvlm_r1.models.adapter import is_adapter
@@ -21,6 +21,7 @@ from medvlm_r1.models.load import base_name, fingerprint, write_model
 from medvlm_r1.report.page import render_page
 
 CONFIG = "training_config.yaml"
+_OURS = "expected a file that this project wrote"
 _VERSIONS = ("medvlm-r1", "trl", "transformers", "torch")
 
 
@@ -60,10 +61,10 @@ def export(
     if training is None:
         config: dict[str, Any] = {"model": _named(base_name(model)), "method": None}
     else:
-        config = _published(_read(training / "config.yaml"))
-        folders = _read(training / "data.json").items()
+        config = _published(read_mapping(training / "config.yaml", _OURS))
+        folders = read_mapping(training / "data.json", _OURS).items()
         data = {role: entry | {"name": Path(entry["folder"]).name} for role, entry in folders}
-        packages = _read(training / "env.json").get("packages", {})
+        packages = read_mapping(training / "env.json", _OURS).get("packages", {})
         versions = {package: packages[package] for package in _VERSIONS if package in packages}
     figures = [
         EvalResult(
@@ -155,17 +156,6 @@ def push_to_hub(folder: Path | str, repository: str, *, public: bool = False) ->
         ) from error
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-        content = yaml.safe_load(text) if file.suffix == ".yaml" else json.loads(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file} cannot be read ({error}); expected a file that this project wrote.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} contains no object; expected a file that this project wrote.")
-    return content
-
-
 def _published(config: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration with local folders reduced to their names."""
     data = {name: Path(folder).name for name in ("train", "eval") if (folder := config["data"].get(name))}
@@ -188,7 +178,7 @@ def _evaluation(folder: Path, fingerprint: str) -> dict[str, Any]:
 
 
 def _audit(file: Path) -> dict[str, Any]:
-    audit = _read(file)
+    audit = read_mapping(file, _OURS)
     if "verdicts" not in audit:
         raise UserError(f"{file} contains no verdicts; expected the JSON of `medvlm-r1 audit data --json`.")
     return {"name": Path(str(audit.get("data", file.stem))).name, "verdicts": audit["verdicts"]}

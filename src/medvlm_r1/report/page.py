@@ -9,7 +9,7 @@ import hashlib
 import io
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -70,12 +70,6 @@ class Table(NamedTuple):
     columns: Sequence[tuple[str, str]]
     rows: Sequence[Row]
     sorts: bool = True
-
-
-def text_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, sorts: bool = True) -> Table:
-    """Return a table of plain values; the first column holds the row names."""
-    body = [Row(str(name), [Cell(str(value)) for value in values]) for name, *values in rows]
-    return Table(headings[0], [(name, "") for name in headings[1:]], body, sorts)
 
 
 def percent(value: float) -> str:

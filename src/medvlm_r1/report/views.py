@@ -18,17 +18,7 @@ from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.paths import telling_names
 from medvlm_r1.data.rows import read_json_lines
 from medvlm_r1.errors import UsageError, UserError
-from medvlm_r1.evaluation.store import (
-    ANSWERS,
-    RESULTS,
-    Row,
-    StoredAnswer,
-    answers_kind,
-    hash_pixels,
-    load_row_images,
-    read_answers,
-    read_results,
-)
+from medvlm_r1.evaluation import store
 
 METRICS = "metrics.jsonl"
 _LEVELS = ("pass", "warn", "fail", "not run")
@@ -67,7 +57,7 @@ class RunView:
     """
 
     results: Mapping[str, Any] | None = None
-    answers: tuple[StoredAnswer, ...] = ()
+    answers: tuple[store.StoredAnswer, ...] = ()
     data: Path | None = None
     metrics: tuple[Mapping[str, Any], ...] = ()
     pass_rates: Mapping[str, Any] | None = None
@@ -93,16 +83,16 @@ def load_run(folder: Path | str, *, training: Path | str | None = None) -> RunVi
     audit = load_audit(folder) if (folder / FIGURES).is_file() else None
     is_training = (folder / METRICS).is_file()
     # The `results.json` of a training folder contains results of the training, not of an evaluation.
-    if (folder / RESULTS).is_file() and not is_training:
-        results, answers = read_results(folder), tuple(read_answers(folder))
+    if (folder / store.RESULTS).is_file() and not is_training:
+        results, answers = store.read_results(folder), tuple(store.read_answers(folder))
         return RunView(results=results, answers=answers, data=_data(folder, results), metrics=metrics, audit=audit)
     if audit is None and not is_training:
         verbs = {"an evaluation": "medvlm-r1 eval", "a model audit": "medvlm-r1 audit model"}
-        kind = answers_kind(folder / ANSWERS)
-        hint = f"; it has {ANSWERS} only: run the same `{verbs[kind]}` again to finish it" if kind else ""
+        kind = store.answers_kind(folder / store.ANSWERS)
+        hint = f"; it has {store.ANSWERS} only: run the same `{verbs[kind]}` again to finish it" if kind else ""
         raise UserError(
-            f"{folder}: neither {RESULTS} of an evaluation nor {METRICS} of a training nor {FIGURES} of an audit is in"
-            f" it{hint}"
+            f"{folder}: neither {store.RESULTS} of an evaluation nor {METRICS} of a training nor {FIGURES} of an audit"
+            f" is in it{hint}"
         )
     described = folder / "data.json"
     try:
@@ -148,7 +138,7 @@ def load_audit(folder: Path) -> AuditView:
         raise UserError(f"{path}: not the figures of an audit ({field}: {fault['msg']}); {again}") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: not the figures of an audit ({error!r}); {again}") from error
-    log = folder / ANSWERS
+    log = folder / store.ANSWERS
     if not log.is_file():
         raise UserError(f"{log}: no such file; expected the answers of {FIGURES}")
     return AuditView(record=record, probes=probes, items=read_items(log), data=_data(folder, record))
@@ -163,7 +153,7 @@ class Pictures:
 
     def __init__(self, view: AuditView) -> None:
         self._view = view
-        self._rows: list[Row] = []
+        self._rows: list[store.Row] = []
         self.note = ""
         """Message that explains why images are not shown; empty if they are shown."""
         if view.data is None:
@@ -183,12 +173,13 @@ class Pictures:
             images, others = self._load(index), self._load(partner)
         except UserError:
             return None
-        if index is None or hash_pixels([*images, *others]) != self._view.items[sample_id].key.pixels:
+        if index is None or store.hash_pixels([*images, *others]) != self._view.items[sample_id].key.pixels:
             return None
         return probe_input(self._rows[index][1], images, others, self._view.record["template"])
 
     def _load(self, index: int | None) -> list[Image]:
-        return [] if index is None or self._view.data is None else load_row_images(self._view.data, self._rows[index])
+        data = self._view.data
+        return [] if index is None or data is None else store.load_row_images(data, self._rows[index])
 
 
 def _data(folder: Path, results: Mapping[str, Any]) -> Path | None:

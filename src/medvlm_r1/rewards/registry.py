@@ -32,18 +32,11 @@ Reward = Callable[..., Sequence[float | None]]
 The function returns one number per completion, or None for a completion that it does not judge. The built-in rewards
 ignore the prompts and name the columns they need."""
 
-REGISTRY: dict[str, Reward] = {
-    "accuracy_paper": accuracy_paper,
-    "format_paper": format_paper,
-    "accuracy_strict": accuracy_strict,
-    "format_strict": format_strict,
-    "consistent": consistent,
-    "grounded": grounded,
-    "box_iou": box_iou,
-    "box_point": box_point,
-    "format_box": format_box,
-    "open_answer": open_answer,
-}
+_REWARDS: tuple[Reward, ...] = (
+    *(accuracy_paper, format_paper, accuracy_strict, format_strict, consistent, grounded),
+    *(box_iou, box_point, format_box, open_answer),
+)
+REGISTRY: dict[str, Reward] = {reward.__name__: reward for reward in _REWARDS}
 _NEED_OPTIONS = (accuracy_paper, accuracy_strict, consistent, grounded)
 """Rewards that do not judge open questions."""
 

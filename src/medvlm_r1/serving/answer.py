@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from medvlm_r1.console import fill
 from medvlm_r1.data.images import ImageNote, Picture, View, load_picture
 from medvlm_r1.data.images.files import InMemoryFile
 from medvlm_r1.data.sample import LETTERS
@@ -125,6 +126,11 @@ def read_answer(
         truncated=generation.truncated,
         images=tuple(images),
     )
+
+
+def report_lines(answer: Answer, *, open_question: bool) -> list[str]:
+    """The answer as lines of text."""
+    return fill(Path(__file__).with_name("answer.txt"), answer=answer, open=open_question)
 
 
 def load(image: Any, view: View = View()) -> Picture:  # noqa: B008 - frozen

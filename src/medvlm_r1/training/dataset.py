@@ -193,18 +193,11 @@ def build_dataset(
     from datasets import Dataset, Features, List, Value
 
     text = Value("string")
+    # Prompts are JSON text, because an Arrow struct would give every part of a message the keys of all parts.
     columns: dict[str, Any] = {
-        # JSON text, because an Arrow struct would give every part of a message the keys of all parts.
-        "prompt": text,
-        "images": List(text),
-        "question": text,
-        "letter": text,
-        "options": List(text),
-        "answer": text,
-        "sample_id": text,
-        "modality": text,
-        "question_type": text,
-        "subject": text,
+        **dict.fromkeys(("prompt", "question", "letter", "answer", "sample_id"), text),
+        **dict.fromkeys(("modality", "question_type", "subject"), text),
+        **dict.fromkeys(("images", "options"), List(text)),
         "boxes": List(List(Value("float64"))),
         "shown_size": List(Value("int64")),
     }

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
@@ -166,45 +167,20 @@ class Guard(NamedTuple):
     shows_answer: bool = False
 
 
+_ADVICE = yaml.safe_load(Path(__file__).with_name("guards.yaml").read_text(encoding="utf-8"))
 GUARDS: dict[str, Guard] = {
-    "zero rewards": Guard(
-        zero_rewards,
-        "compare the completion with what the rewards want (template, format); an SFT stage first, or a reward "
-        "for the format, gives a first signal",
-    ),
-    "no advantage": Guard(
-        no_advantage,
-        "harder or more varied questions (`medvlm-r1 data difficulty` and data.pass_rate leave out those that are "
-        "always or never correct), a higher trainer.temperature or more trainer.num_generations; at full marks the "
-        "run is done",
-    ),
-    "never correct": Guard(
-        never_correct,
-        "a look at the answer below: if it is correct, the data or the reward are wrong; otherwise easier questions "
-        "(`medvlm-r1 data difficulty` and data.pass_rate), or an SFT stage first",
-        shows_answer=True,
-    ),
-    "constant reward": Guard(
-        constant_reward, "the function on a good and a bad completion of one prompt, or leave the reward out"
-    ),
-    "untrained adapters": Guard(
-        untrained_adapters,
-        "a higher trainer.learning_rate, or other lora.target_modules: layers that the model uses for its text",
-    ),
-    "cut off": Guard(
-        all_cut_off,
-        "a higher trainer.max_completion_length; or the policy does not end its answers, which an SFT stage teaches",
-    ),
-    "length collapse": Guard(
-        length_collapse,
-        "a reward that wants reasoning, a higher trainer.beta or a lower trainer.learning_rate",
-    ),
-    "KL run-away": Guard(kl_runaway, "a lower trainer.learning_rate or a higher trainer.beta"),
-    "image gap shrinking": Guard(
-        image_gap_shrinking,
-        "stop at the checkpoint before; questions that cannot be answered without the image, or a reward that "
-        "compares with a blank image",
-    ),
+    name: Guard(detector, _ADVICE[name], shows_answer=detector is never_correct)
+    for name, detector in {
+        "zero rewards": zero_rewards,
+        "no advantage": no_advantage,
+        "never correct": never_correct,
+        "constant reward": constant_reward,
+        "untrained adapters": untrained_adapters,
+        "cut off": all_cut_off,
+        "length collapse": length_collapse,
+        "KL run-away": kl_runaway,
+        "image gap shrinking": image_gap_shrinking,
+    }.items()
 }
 
 

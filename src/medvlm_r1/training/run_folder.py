@@ -28,7 +28,7 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from medvlm_r1.data.rows import append_rows, drop_rows_after
-from medvlm_r1.disk import LOCK, atomic_write, exclusive_lock
+from medvlm_r1.disk import LOCK, atomic_write, exclusive_lock, read_mapping
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.device import versions
 from medvlm_r1.prompts.templates import opened_reasoning
@@ -78,17 +78,7 @@ class RunFolder:
         # Checked before anything is written to the folder, including the lock.
         _refuse_foreign(self.path)
         with exclusive_lock(self.path):
-            self._rename_rollouts()
             yield
-
-    def _rename_rollouts(self) -> None:
-        """Rename `samples.jsonl`, the rollout file of version 0.1, to `rollouts.jsonl`. The rows stay the same."""
-        old = self.path / "samples.jsonl"
-        if not old.exists():
-            return
-        if self.rollouts.exists():
-            raise UserError(f"{self.path} holds {self.rollouts.name} and {old.name}; remove one of them.")
-        old.rename(self.rollouts)
 
     @contextmanager
     def beginning(self, *, new: bool) -> Iterator[None]:
@@ -195,11 +185,7 @@ def _record_environment(file: Path, config: RunConfig) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        value = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{file} cannot be read ({error}); the run folder is damaged, give 'out' a new one.") from error
-    return dict(value)
+    return read_mapping(file, "the run folder is damaged, give 'out' a new one")
 
 
 _ROUNDING = 1e-8

@@ -9,20 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.audit.dataset.baselines import (
-    BASELINES,
-    CHANCE,
-    LONGEST,
-    MAJORITY,
-    PRIOR_FIT,
-    PRIOR_LOO,
-    GiveawayOption,
-    OrderTest,
-    blind_credits,
-    giveaway_options,
-    letters_right,
-    order_tests,
-)
+from medvlm_r1.audit.dataset import baselines
 from medvlm_r1.data.folder import SAMPLES, read_folder
 from medvlm_r1.data.modality import modality_name
 from medvlm_r1.data.names import did_you_mean
@@ -165,8 +152,8 @@ class ModalityAudit:
     figures: dict[str, Figure]
     by_type: dict[str, dict[str, Figure]]
     letters: dict[str, int]
-    order: list[OrderTest]
-    giveaways: list[GiveawayOption]
+    order: list[baselines.OrderTest]
+    giveaways: list[baselines.GiveawayOption]
     verdict: Verdict
 
     def solved(self, baseline: str) -> list[str]:
@@ -193,7 +180,9 @@ class DataAudit:
     @property
     def baselines(self) -> list[str]:
         """Names of the baselines that were run."""
-        return [name for name in BASELINES if any(name in entry.figures for entry in self.modalities.values())]
+        return [
+            name for name in baselines.BASELINES if any(name in entry.figures for entry in self.modalities.values())
+        ]
 
     @property
     def n(self) -> int:
@@ -289,10 +278,10 @@ def audit_data(samples: Sequence[Sample], prior_source: PriorSource | None = Non
     names = order_modalities(sample.modality for sample in closed)
     groups = {name: tuple(sample for sample in closed if sample.modality == name) for name in names}
     modalities = {}
-    for (name, items), tests in zip(groups.items(), order_tests(list(groups.values())), strict=True):
+    for (name, items), tests in zip(groups.items(), baselines.order_tests(list(groups.values())), strict=True):
         # A prior counted on the audited items themselves would only repeat their answers.
         foreign = None if prior_source is None or prior_source.modality == name else prior_source.items
-        credits = blind_credits(items, foreign)
+        credits = baselines.blind_credits(items, foreign)
         figures = _figures(credits, items)
         uneven = any(test.uneven for test in tests)
         fit = prior_source.name if prior_source else None
@@ -302,9 +291,9 @@ def audit_data(samples: Sequence[Sample], prior_source: PriorSource | None = Non
             credits=credits,
             figures=figures,
             by_type={kind: _figures(credits, items, kind) for kind in types},
-            letters=letters_right(items),
+            letters=baselines.letters_right(items),
             order=tests,
-            giveaways=giveaway_options(items),
+            giveaways=baselines.giveaway_options(items),
             verdict=judge(name, figures, fit, letters_uneven=uneven),
         )
     return DataAudit(modalities=modalities, n_open=len(samples) - len(closed), prior_source=prior_source)
@@ -315,7 +304,7 @@ def _figures(credits: Mapping[str, list[float]], items: Sequence[Sample], kind: 
     rows = [index for index, item in enumerate(items) if kind in (None, item.question_type)]
     clusters = [items[index].cluster for index in rows]
     return {
-        name: figure([values[index] for index in rows], clusters, known=name == CHANCE)
+        name: figure([values[index] for index in rows], clusters, known=name == baselines.CHANCE)
         for name, values in credits.items()
     }
 
@@ -351,11 +340,11 @@ def questions_needed(chance: float) -> int:
 def label(baseline: str, fit: str | None = None) -> str:
     """Name of a baseline in words. `fit` is the name of the prior source."""
     return {
-        CHANCE: "chance",
-        MAJORITY: "majority letter",
-        LONGEST: "longest option",
-        PRIOR_FIT: f"option prior fitted on {fit or 'other questions'}",
-        PRIOR_LOO: "option prior, leave one out",
+        baselines.CHANCE: "chance",
+        baselines.MAJORITY: "majority letter",
+        baselines.LONGEST: "longest option",
+        baselines.PRIOR_FIT: f"option prior fitted on {fit or 'other questions'}",
+        baselines.PRIOR_LOO: "option prior, leave one out",
     }[baseline]
 
 
@@ -371,8 +360,8 @@ def judge(
         letters_uneven: Whether the correct letters are significantly uneven. If not, the majority letter does not
             count: it was selected on the answers themselves, which its interval does not take into account.
     """
-    chance = figures[CHANCE].percent
-    excluded = {CHANCE} if letters_uneven else {CHANCE, MAJORITY}
+    chance = figures[baselines.CHANCE].percent
+    excluded = {baselines.CHANCE} if letters_uneven else {baselines.CHANCE, baselines.MAJORITY}
     blind = {name: accuracy for name, accuracy in figures.items() if name not in excluded}
     best = max(blind, key=lambda name: (blind[name].ci95[0], blind[name].percent))
     highest = max(blind, key=lambda name: blind[name].ci95[1])

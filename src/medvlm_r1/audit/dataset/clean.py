@@ -7,6 +7,7 @@ from typing import Any
 
 from medvlm_r1.audit.dataset.audit import DataAudit, audit_data
 from medvlm_r1.audit.dataset.baselines import BASELINES, CHANCE
+from medvlm_r1.console import fill
 from medvlm_r1.data.folder import read_info, write_subsets
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.sample import Sample
@@ -99,3 +100,8 @@ def write_clean(
         missing=sum(sample.missing for sample in rest),
         audit=audit_data(rest, audit.prior_source) if any(sample.options for sample in rest) else None,
     )
+
+
+def report_lines(audit: DataAudit, clean: CleanSet | None, left_out: Sequence[str]) -> list[str]:
+    """A data audit, its clean set and messages about rows that were left out, as lines of text."""
+    return fill(Path(__file__).with_name("report.txt"), audit=audit, clean=clean, left_out=left_out)

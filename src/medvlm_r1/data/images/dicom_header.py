@@ -25,20 +25,7 @@ from medvlm_r1.data.images.picture import BurnedIn, View, check_frame, check_pix
 from medvlm_r1.data.images.windowing import Array, to_bytes
 from medvlm_r1.errors import UserError
 
-_KEYWORDS = (
-    *("SOPClassUID", "Modality", "ImageType", "BodyPartExamined", "BurnedInAnnotation", "PixelPresentation"),
-    "PresentationLUTShape",
-    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
-    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *(f"{kind}PixelPadding{part}" for kind in ("Float", "DoubleFloat") for part in ("Value", "RangeLimit")),
-    *("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"),
-    *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType", "PixelIntensityRelationship"),
-    *("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"),
-    *(f"{c}PaletteColorLookupTable{part}" for c in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")),
-    *(f"Segmented{c}PaletteColorLookupTableData" for c in ("Red", "Green", "Blue")),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
-    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
-)
+_KEYWORDS = Path(__file__).with_name("dicom_elements.txt").read_text(encoding="utf-8").split()
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 # OverlayRows in each of the sixteen overlay groups, 6000 to 601E.
 OVERLAYS = tuple(range(0x60000010, 0x60200010, 0x20000))

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from medvlm_r1.disk import read_table
 from medvlm_r1.errors import UserError
 
 if TYPE_CHECKING:
@@ -107,29 +108,20 @@ _VOLUMES = (
     ("MGH", (".mgh", ".mgz"), (b"\0\0\0\1\0\0",)),
     ("MINC", (), (b"CDF\1",)),
 )
-_TO_NIFTI = "convert it to NIfTI, for example with 3D Slicer"
-_TO_PNG = "convert it to PNG"
-_UNPACK = "unpack it"
-_GIVE_IMAGE = "give the path of an image"
 # First bytes, name and advice of formats that are not supported.
-_FOREIGN = (
-    (b"ObjectType =", "a MetaImage volume", _TO_NIFTI),
-    (b"NDims =", "a MetaImage volume", _TO_NIFTI),
-    (b"\x89HDF", "an HDF5 or MINC 2 file", _TO_NIFTI),
-    ((348).to_bytes(4, "little"), "the header of an Analyze volume", _TO_NIFTI),
-    ((348).to_bytes(4, "big"), "the header of an Analyze volume", _TO_NIFTI),
-    (b"PK\3\4", "a ZIP archive", _UNPACK),
-    (b"BZh", "a bzip2 file", _UNPACK),
-    (b"\xfd7zXZ", "an xz file", _UNPACK),
-    (b"7z\xbc\xaf", "a 7z archive", _UNPACK),
-    (GZIP, "a gzip file inside a gzip file", _UNPACK),
-    (b"GIF8", "a GIF image", _TO_PNG),
-    (b"RIFF", "a WebP image or another RIFF file", _TO_PNG),
-    (b"\0\0\0\x0cjP", "a JPEG 2000 image", _TO_PNG),
-    (b"%PDF", "a PDF document", _GIVE_IMAGE),
-)
+_FOREIGN = [
+    (mark.encode().decode("unicode_escape").encode("latin-1"), name, advice)
+    for mark, name, advice in read_table(Path(__file__).with_name("foreign.tsv"))
+]
+_GIVE_IMAGE = "give the path of an image"
 # Value representations of the elements that may come first in an explicit file without a preamble.
 _FIRST_REPRESENTATIONS = (b"UL", b"UI", b"OB", b"CS", b"SH", b"DA")
+
+
+def read_head(path: Path, size: int = HEAD) -> bytes:
+    """First bytes of a file."""
+    with path.open("rb") as file:
+        return file.read(size)
 
 
 def sniff_format(path: Path, head: bytes) -> str | None:

@@ -116,7 +116,7 @@ def find_kind(path: Path) -> tuple[Path, str | None]:
         regular = path.is_file()
         if not regular and path.is_dir():
             return path, "series"
-        head = _head(path, _FOREIGN_HEAD) if regular else b""
+        head = files.read_head(path, _FOREIGN_HEAD) if regular else b""
     except PermissionError as error:
         raise UserError(f"{path}: may not be read; check its permissions") from error
     except (OSError, ValueError) as error:
@@ -131,7 +131,7 @@ def find_kind(path: Path) -> tuple[Path, str | None]:
     kind = files.sniff_format(path, head[: files.HEAD])
     if head.startswith(files.GZIP) and kind not in _STREAMED:
         path = _unzipped(path)
-        head = _head(path, _FOREIGN_HEAD)
+        head = files.read_head(path, _FOREIGN_HEAD)
     if kind in (None, "DICOM") and (foreign := files.sniff_foreign_format(head)):
         raise UserError(f"{path}: not a {_FORMATS} but {foreign[0]}; {foreign[1]}")
     return path, kind
@@ -146,15 +146,10 @@ def is_medical(path: str | Path) -> bool:
     """Whether a file is DICOM or a volume such as NIfTI, judged by its first bytes and its suffix."""
     path = Path(path)
     try:
-        head = _head(path)
+        head = files.read_head(path)
     except (OSError, ValueError):
         head = b""
     return files.sniff_format(path, head) is not None
-
-
-def _head(path: Path, size: int = files.HEAD) -> bytes:
-    with path.open("rb") as file:
-        return file.read(size)
 
 
 def _unzipped(path: Path) -> files.InMemoryFile:

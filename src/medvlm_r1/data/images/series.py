@@ -19,18 +19,9 @@ from nibabel.spatialimages import SpatialImage
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from medvlm_r1.data.images import files
 from medvlm_r1.data.images.dicom import decode_frame, header_warnings, rescale, show_grey
 from medvlm_r1.data.images.dicom_header import Header, code_of, first_number
-from medvlm_r1.data.images.files import (
-    HEAD,
-    MAX_INFLATED,
-    ZIP,
-    InMemoryFile,
-    LengthCheckedReader,
-    guarded,
-    silence_logging,
-    sniff_format,
-)
 from medvlm_r1.data.images.picture import Picture, View
 from medvlm_r1.data.images.volume import check_shape, show_volume
 from medvlm_r1.data.images.windowing import Array
@@ -61,7 +52,7 @@ MAX_FILES = 20_000
 """Maximum number of files in an archive, and in a folder of DICOM files."""
 
 
-def read_archive(path: Path) -> list[InMemoryFile]:
+def read_archive(path: Path) -> list[files.InMemoryFile]:
     """Read all files of a ZIP archive, except hidden ones.
 
     Returns:
@@ -77,7 +68,7 @@ def read_archive(path: Path) -> list[InMemoryFile]:
             _check(path, members)
             # `read` returns at most the declared size, and fails if the content is longer.
             return [
-                InMemoryFile.of(archive.read(info), f"{path}/{info.filename}")
+                files.InMemoryFile.of(archive.read(info), f"{path}/{info.filename}")
                 for info in members
                 if not is_hidden(PurePosixPath(info.filename))
             ]
@@ -95,8 +86,8 @@ def _check(path: Path, members: list[zipfile.ZipInfo]) -> None:
     size = sum(info.file_size for info in members)
     if len(members) > MAX_FILES:
         raise UserError(f"{path}: the ZIP archive holds {len(members)} files; at most {MAX_FILES}, unpack it")
-    if size > MAX_INFLATED:
-        raise UserError(f"{path}: the ZIP archive holds over {MAX_INFLATED // 2**20} MB; unpack it")
+    if size > files.MAX_INFLATED:
+        raise UserError(f"{path}: the ZIP archive holds over {files.MAX_INFLATED // 2**20} MB; unpack it")
     for info in members:
         if info.flag_bits & 1:
             raise UserError(f"{path}: the ZIP archive is encrypted; unpack it with its password")
@@ -185,11 +176,11 @@ def find_series(source: str | Path) -> SeriesFound:
     source = source if isinstance(source, Path) else Path(source)
     groups: dict[str, list[tuple[Dataset, list[Slice]]]] = defaultdict(list)
     left_out: dict[str, list[str]] = defaultdict(list)
-    with silence_logging():
+    with files.silence_logging():
         for path in _files(source):
             name = str(PurePath(path).relative_to(source)) if path != source else path.name
             try:
-                header, slices = guarded(path, partial(_read, path, name), "")
+                header, slices = files.guarded(path, partial(_read, path, name), "")
             except UserError:
                 header, slices = "unreadable or incomplete header", []
             if isinstance(header, str):
@@ -206,29 +197,24 @@ def find_series(source: str | Path) -> SeriesFound:
 def _files(source: Path) -> list[Path]:
     if source.is_dir():
         paths = (path for path in source.rglob("*") if not is_hidden(path.relative_to(source)))
-        files = sorted(path for path in paths if path.is_file())
-        if len(files) > MAX_FILES:
-            raise UserError(f"{source}: the folder holds {len(files)} files; at most {MAX_FILES}, give a subfolder")
-        return files
+        found = sorted(path for path in paths if path.is_file())
+        if len(found) > MAX_FILES:
+            raise UserError(f"{source}: the folder holds {len(found)} files; at most {MAX_FILES}, give a subfolder")
+        return found
     with explain_os_error(f"{source}: cannot be read"):
-        head = _head(source)
-    if sniff_format(source, head) == "DICOM":
+        head = files.read_head(source)
+    if files.sniff_format(source, head) == "DICOM":
         return [source]
-    if not head.startswith(ZIP):
+    if not head.startswith(files.ZIP):
         raise UserError(f"{source}: not a folder, a ZIP archive or a DICOM file; give the folder of a series")
     return [*read_archive(source)]
 
 
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(HEAD)
-
-
 def _read(path: Path, name: str) -> tuple[Dataset | str, list[Slice]]:
     """Read the header and the slices of a file; a reason instead of the header if it is not part of a volume."""
-    if sniff_format(path, _head(path)) != "DICOM":
+    if files.sniff_format(path, files.read_head(path)) != "DICOM":
         return "not DICOM", []
-    with LengthCheckedReader(path) as file:
+    with files.LengthCheckedReader(path) as file:
         header = dcmread(file, stop_before_pixels=True, specific_tags=_TAGS, force=True)
     if not (header.get("Rows") and header.get("Columns")):
         return "without an image", []
@@ -402,7 +388,7 @@ def load_series(path: Path, view: View) -> Picture:
         UsageError: The window is invalid.
     """
     volume, series, warnings = open_series(path, view.series)
-    with silence_logging():
+    with files.silence_logging():
         middle = series.slices[len(series.slices) // 2]
         header, _ = _decode(middle)
         grey = partial(show_grey, path, header)
@@ -412,7 +398,7 @@ def load_series(path: Path, view: View) -> Picture:
             all_warnings = (*picture.note.warnings, *warnings, *header.warnings, *header_warnings(header))
             return replace(picture, note=replace(picture.note, burned_in=header.burned_in, warnings=all_warnings))
 
-        return guarded(path, show, f"the DICOM header of {middle.name} contradicts the series")
+        return files.guarded(path, show, f"the DICOM header of {middle.name} contradicts the series")
 
 
 def _choose(path: Path, found: SeriesFound, number: int | None) -> Series:
@@ -431,9 +417,9 @@ def _choose(path: Path, found: SeriesFound, number: int | None) -> Series:
 def _decode(item: Slice) -> tuple[Header, Array]:
     """Header and values of a slice, float32, shape (columns, rows)."""
     path = item.path
-    with silence_logging():
+    with files.silence_logging():
         header, pixels, _ = decode_frame(path, View(frame=item.frame))
         if header.colour != "MONOCHROME2" or pixels.shape != item.size[::-1]:
             raise UserError(f"{path}: not a slice of gray values (MONOCHROME2); open it as a single image")
-        values = guarded(path, lambda: rescale(path, header, pixels), "the DICOM header contradicts its pixels")
+        values = files.guarded(path, lambda: rescale(path, header, pixels), "the DICOM header contradicts its pixels")
     return header, values.astype(np.float32).T

@@ -8,7 +8,7 @@ from PIL import Image
 
 from medvlm_r1.data.images.files import silence_logging
 from medvlm_r1.data.images.load import find_kind
-from medvlm_r1.data.images.picture import PLANES
+from medvlm_r1.data.images.picture import View
 from medvlm_r1.data.images.series import open_series
 from medvlm_r1.data.images.volume import WORLD_AXES, StoredAxis, cut_slice, open_volume, stored_axes
 from medvlm_r1.data.images.windowing import Array, isotropic_resample
@@ -154,6 +154,5 @@ def filled_slices(volume: SpatialImage, frame: int = 0) -> dict[str, range]:
 
 
 def _axis(volume: SpatialImage, plane: str) -> StoredAxis:
-    if plane not in PLANES:
-        raise UsageError(f"plane {plane!r}; wanted one of {', '.join(PLANES)}")
+    View(plane=plane)  # refuses an unknown plane
     return stored_axes(_VOLUME, volume)[plane]

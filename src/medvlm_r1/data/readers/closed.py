@@ -7,6 +7,7 @@ or no are therefore spelled alike, and the two words of a choice are taken from 
 import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 from medvlm_r1.data.importing.draft import Draft
 from medvlm_r1.data.names import folded
@@ -28,13 +29,8 @@ _CHOICE = re.compile(rf"(?:(\S+)\s+)?(?:({_ARTICLE}))?([\w-]+)\s+or\s+(?:{_ARTIC
 _OPENER = re.compile(r"is|are|was|were|it|this|that|these|an?|the|on|in|more|from|by|.*[,:]", re.IGNORECASE)
 _LIST = re.compile(rf"\b((?:[\w-]+,\s*)*[\w-]+),?\s+or\s+(?:{_ARTICLE})?([\w-]+)", re.IGNORECASE)
 _CONTRASTS = [
-    frozenset(words.split())
-    for words in (
-        *("left right", "male female", "man woman", "upper lower", "axial coronal sagittal transverse horizontal"),
-        *("anterior posterior", "superior inferior", "medial lateral", "ct mri x-ray xray ultrasound pet"),
-        *("t1 t2 flair", "ap pa", "hyperdense hypodense isodense", "hyperintense hypointense isointense"),
-        *("unilateral bilateral", "benign malignant", "normal abnormal", "acute chronic", "supine prone erect"),
-    )
+    frozenset(line.split())
+    for line in Path(__file__).with_name("contrasts.txt").read_text(encoding="utf-8").splitlines()
 ]
 
 

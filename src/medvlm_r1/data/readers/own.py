@@ -29,6 +29,7 @@ from medvlm_r1.data.readers import fields
 from medvlm_r1.data.rows import RowFaults
 from medvlm_r1.data.sample import LETTERS, MIN_OPTIONS, question_faults
 from medvlm_r1.data.subjects import subject_column, subject_level
+from medvlm_r1.disk import read_table
 from medvlm_r1.errors import UsageError, UserError
 
 NEEDED = ("image", "question", "answer")
@@ -40,18 +41,7 @@ FIELDS = (*NEEDED, "options", "modality", *TEXTS, *VIEW, "boxes")
 _OPTION_FIELDS = tuple(f"option_{letter}" for letter in LETTERS)
 _NEAR = 0.85
 # Column names in other data sets. They are only suggested, because their meaning differs between data sets.
-_ALSO_CALLED = {
-    "image": (
-        *("image_path", "img_path", "image_file", "image_name", "img_name", "img", "file_name", "filename", "file"),
-        *("filepath", "file_path", "path", "figure_path", "picture", "image_id"),
-    ),
-    "question": ("problem", "query", "prompt", "question_text", "text"),
-    "answer": (
-        *("answer_label", "label", "gt_answer", "solution", "correct_answer", "correct_option", "answer_letter"),
-        *("answer_idx", "answer_index", "correct", "cop", "ground_truth", "gt", "target", "response"),
-    ),
-    "options": ("choices", "candidates", "alternatives", "answer_choices", "multiple_choices", "answers"),
-}
+_ALSO_CALLED = {field: names.split() for field, names in read_table(Path(__file__).with_name("column_names.tsv"))}
 # Atomic groups: otherwise the final s of `choices` would be read as the letter of an option.
 _OPTION = re.compile(
     r"((?:answer_?)?(?>options?|choices?|opts?|op|alternatives?|candidates?)|(?>answers?|ans)(?=[_.]?[a-z]$)|)"

@@ -37,6 +37,7 @@ photographs of specimens, and the data set does not distinguish the two.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from medvlm_r1.data.modality import UNKNOWN, known_modality, modality_name
 from medvlm_r1.data.readers import fields
 from medvlm_r1.data.readers.closed import closed_options
 from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.disk import read_table
 
 _RESTRICTED = "Restricted-access"
 _BY_TYPE = "question_type"
@@ -173,6 +175,10 @@ def _is_closed(row: Row) -> bool:
     return fields.only(row, "answer_type", ("OPEN", "CLOSED")) == "CLOSED"
 
 
+def _slake_modality(row: Row, part: Part) -> str:
+    return known_modality(fields.text(row, "modality"), "modality")
+
+
 def _slake_draft(row: Row, part: Part) -> Draft:
     language = fields.only(row, "q_lang", ("EN", "ZH")).lower()
     record = {"language": language} | fields.present_fields(row, *_SLAKE_FIELDS)
@@ -193,65 +199,49 @@ def _vqa_rad_draft(row: Row, part: Part) -> Draft:
     return _draft(row, fields.text(row, "image_name"), record, closed=_is_closed(row), split=split)
 
 
+def _find_huatuo(source: Path) -> Source:
+    return fields.one_file(source, "medical_multimodel_evaluation_data.json", "MRI_CT_XRAY_300each_dataset.json")
+
+
+def _find_pmc_vqa(source: Path) -> Source:
+    return fields.find_files(source, (), ("train_2.csv", "test_2.csv"), ("train.csv", "test.csv"))
+
+
+def _find_vqa_rad(source: Path) -> Source:
+    return fields.find_tables(source) or fields.one_file(source, "VQA_RAD Dataset Public.json")
+
+
+def _find_slake(source: Path) -> Source:
+    return fields.find_files(source, (), ("train.json", "validation.json", "validate.json", "test.json"))
+
+
+def _find_path_vqa(source: Path) -> Source:
+    return fields.find_tables(source) or fields.no_source(source, "data/train-*.parquet", "*.arrow")
+
+
+_FACTS = {name: facts for name, *facts in read_table(Path(__file__).with_name("published.tsv"))}
+
+
+def _published(
+    name: str,
+    find: Callable[[Path], Source],
+    draft: Callable[[Row, Part], Draft],
+    modality: Callable[[Row, Part], str | None] = lambda row, part: UNKNOWN,
+) -> Importer:
+    """The importer of a published data set. `published.tsv` has its origin, its license and its folders of images."""
+    origin, terms, folders = _FACTS[name]
+    folder_names = tuple(folders.split("|"))
+    return Importer(
+        name=name, origin=origin, license=terms, folders=folder_names, find=find, draft=draft, modality=modality
+    )
+
+
 PUBLIC_READERS = (
-    Importer(
-        name="huatuo",
-        origin="FreedomIntelligence/Medical_Multimodal_Evaluation_Data",
-        license="Apache-2.0",
-        find=lambda source: fields.one_file(
-            source, "medical_multimodel_evaluation_data.json", "MRI_CT_XRAY_300each_dataset.json"
-        ),
-        modality=_huatuo_modality,
-        draft=_huatuo_draft,
-    ),
-    Importer(
-        name="omnimedvqa",
-        origin="foreverbeliever/OmniMedVQA (arXiv 2402.09181)",
-        license="as published; each of its data sets has its own",
-        find=_find_omnimedvqa,
-        modality=_omnimedvqa_modality,
-        draft=_omnimedvqa_draft,
-        folders=("", "Images"),
-    ),
-    Importer(
-        name="med-r1",
-        origin="Yuxiang-Lai117/Med-R1, Splits (arXiv 2503.13939)",
-        license="as published; the questions are OmniMedVQA's",
-        find=_find_med_r1,
-        modality=_med_r1_modality,
-        draft=_med_r1_draft,
-        folders=("", "Images", "images"),
-    ),
-    Importer(
-        name="pmc-vqa",
-        origin="PMC-VQA (RadGenome/PMC-VQA on the hub; arXiv 2305.10415)",
-        find=lambda source: fields.find_files(source, (), ("train_2.csv", "test_2.csv"), ("train.csv", "test.csv")),
-        draft=_pmc_vqa_draft,
-        folders=("figures", "images", "images_2", ""),
-    ),
-    Importer(
-        name="vqa-rad",
-        origin="VQA-RAD (osf.io/89kps; flaviagiammarino/vqa-rad on the hub)",
-        license="CC0-1.0",
-        find=lambda source: fields.find_tables(source) or fields.one_file(source, "VQA_RAD Dataset Public.json"),
-        draft=_vqa_rad_draft,
-        folders=("VQA_RAD Image Folder", "images", ""),
-    ),
-    Importer(
-        name="slake",
-        origin="SLAKE (BoKelvin/SLAKE on the hub)",
-        license="CC-BY-4.0",
-        find=lambda source: fields.find_files(
-            source, (), ("train.json", "validation.json", "validate.json", "test.json")
-        ),
-        modality=lambda row, part: known_modality(fields.text(row, "modality"), "modality"),
-        draft=_slake_draft,
-        folders=("imgs", "images", ""),
-    ),
-    Importer(
-        name="path-vqa",
-        origin="PathVQA (flaviagiammarino/path-vqa on the hub)",
-        find=lambda source: fields.find_tables(source) or fields.no_source(source, "data/train-*.parquet", "*.arrow"),
-        draft=_hub_draft,
-    ),
+    _published("huatuo", _find_huatuo, _huatuo_draft, _huatuo_modality),
+    _published("omnimedvqa", _find_omnimedvqa, _omnimedvqa_draft, _omnimedvqa_modality),
+    _published("med-r1", _find_med_r1, _med_r1_draft, _med_r1_modality),
+    _published("pmc-vqa", _find_pmc_vqa, _pmc_vqa_draft),
+    _published("vqa-rad", _find_vqa_rad, _vqa_rad_draft),
+    _published("slake", _find_slake, _slake_draft, _slake_modality),
+    _published("path-vqa", _find_path_vqa, _hub_draft),
 )

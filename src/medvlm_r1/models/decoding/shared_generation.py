@@ -24,43 +24,7 @@ from medvlm_r1.models.decoding.kv_cache import (
     as_custom_generate,
     prefill,
 )
-
-# Settings whose logits processors treat each row separately, so that rows can be repeated and dropped.
-_ROW_BY_ROW = """
-    max_new_tokens do_sample pad_token_id bos_token_id eos_token_id temperature top_p top_k top_h min_p typical_p
-    epsilon_cutoff eta_cutoff repetition_penalty no_repeat_ngram_size suppress_tokens begin_suppress_tokens
-    bad_words_ids sequence_bias min_length min_new_tokens forced_eos_token_id remove_invalid_values
-    exponential_decay_length_penalty renormalize_logits
-""".split()  # noqa: SIM905 (shorter than a list)
-
-
-# Further settings, with the values at which they have no effect.
-_WITHOUT_EFFECT = {
-    "use_cache": True,
-    "num_beams": 1,
-    "num_beam_groups": 1,
-    "num_return_sequences": 1,
-    "early_stopping": False,
-    "length_penalty": 1.0,
-    "diversity_penalty": 0.0,
-    "guidance_scale": 1.0,
-    "encoder_repetition_penalty": 1.0,
-    "encoder_no_repeat_ngram_size": 0,
-    "low_memory": False,
-    "token_healing": False,
-    "is_assistant": False,
-    # transformers treats this value as unset.
-    "cache_implementation": "hybrid",
-    "return_dict_in_generate": False,
-    "output_scores": False,
-    "output_logits": False,
-    "output_attentions": False,
-    "output_hidden_states": False,
-}
-_UNUSED = """
-    max_length transformers_version num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold
-    assistant_lookbehind target_lookbehind disable_compile
-""".split()  # noqa: SIM905
+from medvlm_r1.models.generate import KNOWN_SETTINGS
 
 
 def refuses(settings: dict[str, Any]) -> str | None:
@@ -74,7 +38,9 @@ def refuses(settings: dict[str, Any]) -> str | None:
 
 
 def _row_by_row(name: str, value: Any) -> bool:
-    return name in _ROW_BY_ROW or name in _UNUSED or (name in _WITHOUT_EFFECT and value == _WITHOUT_EFFECT[name])
+    known = KNOWN_SETTINGS["row_by_row"].split() + KNOWN_SETTINGS["unused"].split()
+    effects = KNOWN_SETTINGS["without_effect"]
+    return name in known or (name in effects and value == effects[name])
 
 
 def n_per_prompt(sizes: Sequence[int], greedy: int = 0) -> Callable[..., Tensor]:

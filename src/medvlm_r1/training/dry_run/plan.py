@@ -6,10 +6,12 @@ import functools
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from medvlm_r1.console import fill
 from medvlm_r1.data import Sample
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import locate
@@ -189,6 +191,11 @@ def make_plan(
     plan = Plan(config=config, shape=shape, prompts=prompts, run=run, device=device, notes=tuple(notes))
     refuse_cuts(plan, samples, *shortest_answer(processor, config.template))
     return plan
+
+
+def report_lines(plan: Plan) -> list[str]:
+    """The plan as lines of text, with the memory of each device by part."""
+    return fill(Path(__file__).with_name("report.txt"), plan=plan, prompts=plan.record()["prompts"])
 
 
 def _processor(folder: Any) -> Any:

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from medvlm_r1.console import fill
 from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import UserError
 
@@ -164,21 +165,10 @@ def run_all(names: Sequence[str], device: str, progress: Callable[[int, int, str
 def write_report(out: Path, environment: Mapping[str, Any], device: str, lines: Sequence[Line]) -> dict[str, Any]:
     """Write the report to `doctor.json`, and as a table to `doctor.md`; return the content of `doctor.json`."""
     report = {"environment": environment, "device": device, "lines": [line._asdict() for line in lines]}
-    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
-    table = [
-        f"Python {environment['python']}, {environment['platform']}. Devices: {', '.join(environment['devices'])}. "
-        f"Checked on {device}.",
-        "",
-        packages,
-        "",
-        "| check | result | detail |",
-        "|---|---|---|",
-        *(f"| {line.check} | {line.status} | {line.detail} |" for line in lines),
-        "",
-    ]
+    table = fill(Path(__file__).with_name("report.md"), **report)
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / "doctor.json", json.dumps(report, indent=1) + "\n")
-    atomic_write(out / "doctor.md", "\n".join(table))
+    atomic_write(out / "doctor.md", "\n".join(table) + "\n")
     return report
 
 
