@@ -164,7 +164,7 @@ def test_open_questions_and_answers_without_a_letter_are_counted(data_dir, tmp_p
     write_folder(data, [question, *read_folder(data_dir)], info={})
     record = audit_model("m", data, tmp_path / "run", backend=scripted, probes=["subgroups"], limit=5)
     counts = record["answers"]
-    assert (record["n"], record["n_open"]) == (5, 1)
+    assert (record["n"], record["n_left_out"]) == (5, 1)
     assert (counts["unparsed"], counts["empty"], counts["not_well_formed"]) == (3, 1, 3)
     write_folder(data, [question], info={})
     with pytest.raises(UserError, match="no question has options"):

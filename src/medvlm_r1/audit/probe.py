@@ -111,11 +111,12 @@ class ProbeInput:
     """One item, from which a probe makes its variants.
 
     Attributes:
-        sample: The original sample, which always has options.
+        sample: The original sample.
         images: Its images in order, as RGB.
         others: Images of another item of the same modality, as many as in `images`; empty if there is no such item.
         seed: The item's random seed, the same in every run.
         template: Name of the prompt template, as in `medvlm_r1.prompts.templates`.
+        wrong: Answer of another question of the data, for a wrong hint; None if the question has options.
         processor: Image processor of a local model that is asked for boxes; None if the model is shown whole images.
     """
 
@@ -124,6 +125,7 @@ class ProbeInput:
     others: tuple[Image, ...]
     seed: int
     template: str
+    wrong: str | None = None
     processor: Any = None
 
     def variant(self, name: str, **changes: Any) -> Variant:
@@ -137,9 +139,15 @@ class ProbeInput:
 
 
 class Probe:
-    """Base class of the probes. A probe overrides `measure`, and also `first` or `then` if it needs variants."""
+    """Base class of the probes. A probe overrides `measure`, and also `first` or `then` if it needs variants.
+
+    Attributes:
+        name: Name of the probe.
+        needs_options: Whether the probe makes no sense for open questions.
+    """
 
     name: str
+    needs_options = False
 
     def first(self, probe_input: ProbeInput) -> Sequence[Variant]:
         """Make the variants that do not depend on the answer to the original question; none by default."""

@@ -21,8 +21,9 @@ from medvlm_r1.audit.measures import too_few
 from medvlm_r1.audit.probe import Probe, ProbeInput, ProbeResult
 from medvlm_r1.audit.registry import QUESTIONS, choose_probes
 from medvlm_r1.audit.store import REUSED, AuditStore, EvaluationAnswers, StoredItem
-from medvlm_r1.audit.variant import REAL, AuditBackend, AuditedItem
+from medvlm_r1.audit.variant import REAL, AuditBackend, AuditedItem, item_seed, means
 from medvlm_r1.data.folder import read_folder
+from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import OF_AN_EVALUATION, identify, provenance, refuse_other_folder, require_positive
 from medvlm_r1.evaluation.statistics import FEWEST_SUBJECTS
@@ -52,6 +53,7 @@ def audit_model(
     template: str = "medvlm-r1",
     dtype: str = "auto",
     skip_missing: bool = False,
+    open_questions: bool = False,
     evaluation: Path | str | None = None,
     progress: Progress | None = None,
     backend: AuditBackend | None = None,
@@ -62,10 +64,12 @@ def audit_model(
         model: A folder, a Hub id, "phantom-base", or "openai:URL#NAME" for a model on a server. The sentences of the
             report name what a server does not support. If `backend` is given, `model` is only the name stored with the
             answers.
-        data_dir: A data folder. Open questions are excluded and counted.
+        data_dir: A data folder.
         out: The run folder. `answers.jsonl` grows with every batch or reply, and `audit.json` is written at the end.
         probes: Names of the probes to run; all by default.
-        limit: Audit at most N questions with options; all by default.
+        limit: Audit at most N questions; all by default.
+        open_questions: Audit the open questions. By default they are excluded and counted, and the questions with
+            options are audited.
         batch_size: Number of questions answered together, each with all its variants. With a server it is also the
             number of concurrent requests. The default is `ITEMS_AT_ONCE`, or `REQUESTS` with a server.
         max_new_tokens: Token limit; longer completions are cut off and counted.
@@ -92,11 +96,13 @@ def audit_model(
     require_positive(limit=limit, batch_size=batch_size, max_new_tokens=max_new_tokens)
     refuse_other_folder(data_dir, out, OF_AN_EVALUATION)
     everything = list(enumerate(read_folder(data_dir), start=1))
-    closed = [row for row in everything if row[1].options][:limit]
-    if not closed:
-        raise UserError(f"{data_dir}: no question has options; an audit needs options to choose from")
+    kind = [row for row in everything if bool(row[1].options) != open_questions]
+    if not kind:
+        what = "no question is open; leave out --open" if open_questions else "no question has options; give --open"
+        raise UserError(f"{data_dir}: {what}")
+    kind = kind[:limit]
     local = None if backend is not None or is_server(model) else model
-    rows = present_rows(data_dir, closed, skip_missing, local)
+    rows = present_rows(data_dir, kind, skip_missing, local)
     identity = identify(model, backend, dtype)
     at_once = batch_size or (REQUESTS if is_server(model) else ITEMS_AT_ONCE)
     backend = backend or open_audit_backend(model, template, max_new_tokens, at_once, dtype)
@@ -106,7 +112,8 @@ def audit_model(
     batches = even_parts(len(rows), at_once)
     plan = _plan(list(chosen), [[rows[index][1].id for index in batch] for batch in batches])
     settings = GenerationSettings(max_new_tokens=max_new_tokens)
-    refusals: dict[str, set[tuple[str, str]]] = {name: set() for name in chosen}
+    usable = {name: probe for name, probe in chosen.items() if not (open_questions and probe.needs_options)}
+    refusals: dict[str, set[tuple[str, str]]] = {name: set() for name in usable}
     began = time.monotonic()
     report = progress or (lambda done, total: None)
     with AuditStore(out) as store:
@@ -127,7 +134,7 @@ def audit_model(
                 store.append(reused, REUSED)
             collect_responses(
                 inputs,
-                chosen.values(),
+                usable.values(),
                 backend,
                 {name: dict(item.answers) for name, item in stored.items()},
                 resumed={
@@ -139,7 +146,7 @@ def audit_model(
             done += sum(len(item.answers) for item in stored.values())
             for item in inputs:
                 answered = stored[item.sample.id].answers
-                for name, probe in chosen.items():
+                for name, probe in usable.items():
                     unanswered = [v for v in probe.then(item, answered[REAL]) if v.name not in answered]
                     refusals[name] |= {(backend.refusal(v), v.name.partition("-")[0]) for v in unanswered}
         report(done, done)
@@ -147,8 +154,10 @@ def audit_model(
     results = {
         **provenance(model, identity, data_dir, out, template, max_new_tokens),
         "n": len(items),
-        "n_open": sum(not sample.options for _, sample in everything),
-        "n_missing": len(closed) - len(rows),
+        "open": open_questions,
+        # Questions of the other kind.
+        "n_left_out": sum(bool(sample.options) == open_questions for _, sample in everything),
+        "n_missing": len(kind) - len(rows),
         "n_reused": sum(store.items[item.sample.id].plans[REAL] == REUSED for item in items),
         "seconds": round(time.monotonic() - began, 3),
         **judged(items, chosen, refusals),
@@ -176,7 +185,13 @@ def judged(
     """
     # Resampling depends on the order of the items.
     items = sorted(items, key=lambda item: item.sample.id)
-    results = {name: _of_enough(probe.measure(items), items) for name, probe in probes.items()}
+    no_options = not items[0].sample.options
+    results = {
+        name: probe.result(("not run", "It needs questions with options."))
+        if no_options and probe.needs_options
+        else _of_enough(probe.measure(items), items)
+        for name, probe in probes.items()
+    }
     for name, pairs in (refusals or {}).items():
         for reason, group in groupby(sorted(pairs), key=itemgetter(0)):
             kinds = ", ".join(kind for _, kind in group)
@@ -188,7 +203,7 @@ def judged(
         },
         "answers": {
             "variants": sum(len(item.answers) for item in items),
-            "unparsed": sum(answer.letter is None for answer in real),
+            "unparsed": sum(answer.option is None for answer in real),
             "cut_off": sum(answer.truncated for answer in real),
             "empty": sum(answer.empty for answer in real),
             "not_well_formed": sum(not item.real.response(item.sample.options).well_formed for item in items),
@@ -220,7 +235,20 @@ def counted(record: Mapping[str, Any]) -> str:
 
 def _probe_input(data_dir: Path, rows: Sequence[Row], index: int, partner: int | None, template: str) -> ProbeInput:
     others = [] if partner is None else load_row_images(data_dir, rows[partner])
-    return probe_input(rows[index][1], load_row_images(data_dir, rows[index]), others, template)
+    sample = rows[index][1]
+    made = probe_input(sample, load_row_images(data_dir, rows[index]), others, template)
+    return made if sample.options else replace(made, wrong=_wrong_answer(sample, [row for _, row in rows]))
+
+
+def _wrong_answer(sample: Sample, samples: Sequence[Sample]) -> str | None:
+    """Choose the answer of another open question: of the same type if possible, and wrong for this one."""
+    others = {other.answer for other in samples if other.question_type == sample.question_type}
+    candidates = sorted(others if len(others) > 1 else {other.answer for other in samples})
+    start = item_seed(sample) % len(candidates)
+    for answer in (*candidates[start:], *candidates[:start]):
+        if not means(sample, answer, sample.answer):
+            return answer
+    return None
 
 
 def _plan(probes: Sequence[str], batches: Sequence[Sequence[str]]) -> str:

@@ -15,6 +15,8 @@ from medvlm_r1.models.shown import BoxFrame
 from medvlm_r1.prompts.boxes import Edges, without_boxes
 from medvlm_r1.prompts.parser import Response, is_well_formed, parse_response
 from medvlm_r1.prompts.templates import messages
+from medvlm_r1.rewards.open_questions.rules import score_open
+from medvlm_r1.rewards.open_questions.words import read_synonyms
 
 ANSWER_TAG = "<answer>"
 """The tag that opens the answer. After a prefix that ends with it, the next token is the letter."""
@@ -69,8 +71,8 @@ class VariantAnswer:
         n_tokens: Number of generated tokens, without the assistant prefill.
         truncated: Whether the token limit was reached before an end token.
         letter: Letter of the chosen option, as the variant labels its options. It is parsed from `text` in strict form.
-            None if parsing failed or if the letter is not one of the variant's options.
-        option: Text of the chosen option; None if `letter` is None.
+            None if parsing failed, if the letter is not one of the variant's options, or for an open question.
+        option: Text of the chosen option, or the answer to an open question; None if parsing failed.
         probabilities: Probability of each option of a letter-only variant, summing to 1. None for generated text, or if
             a server did not return log-probabilities of the option letters.
         note: `note` of the variant: data of its probe, such as the hinted letter.
@@ -131,15 +133,26 @@ class AuditedItem:
     def parsed(self, name: str) -> VariantAnswer | None:
         """The answer to a variant; None if there is no answer or it was not parsed."""
         answer = self.answers.get(name)
-        return None if answer is None or answer.letter is None else answer
+        return None if answer is None or answer.option is None else answer
+
+    def chose(self, name: str, option: str | None) -> bool:
+        """Whether the answer to a variant is this option, or means this answer to an open question; see `means`."""
+        return means(self.sample, self.answers[name].option, option)
 
     def correct(self, name: str = REAL) -> bool:
-        """Whether the answer to a variant chose the correct option, whatever the order of the options."""
-        return self.answers[name].option == self.sample.answer
+        """Whether the answer to a variant is correct, whatever the order of the options."""
+        return self.chose(name, self.sample.answer)
 
     def same(self, name: str) -> bool:
-        """Whether the answer to a variant chose the same option as the original answer, or neither was parsed."""
-        return self.answers[name].option == self.real.option
+        """Whether the answer to a variant is the same as the original answer, or neither was parsed."""
+        return self.chose(name, self.real.option)
+
+
+def means(sample: Sample, answer: str | None, other: str | None) -> bool:
+    """Whether two answers are the same option, or score 1 against each other if the question is open (`score_open`)."""
+    if sample.options or answer is None or other is None:
+        return answer == other
+    return score_open(answer, other, sample.question, read_synonyms()).value == 1
 
 
 def item_seed(sample: Sample) -> int:
@@ -151,9 +164,11 @@ def parsed_answer(
     variant: Variant, text: str, *, n_tokens: int, truncated: bool, template: str = "medvlm-r1"
 ) -> VariantAnswer:
     """Parse the answer to a variant from `text`, the whole response including the prefix."""
-    letter = read_as_asked(text, variant.sample.options, template).letter
-    option = dict(zip(LETTERS, variant.sample.options, strict=False)).get(letter or "")
-    letter = None if option is None else letter
+    response = read_as_asked(text, variant.sample.options, template)
+    option = dict(zip(LETTERS, variant.sample.options, strict=False)).get(response.letter or "")
+    letter = None if option is None else response.letter
+    if not variant.sample.options:
+        option = response.answer or None
     return VariantAnswer(
         text=text, n_tokens=n_tokens, truncated=truncated, letter=letter, option=option, note=variant.note
     )

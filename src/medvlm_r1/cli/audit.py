@@ -107,6 +107,7 @@ def audit_model_command(
     template: options.Template = "medvlm-r1",
     dtype: options.Dtype = "auto",
     skip_missing: options.SkipMissing = False,
+    open_questions: Annotated[bool, typer.Option("--open")] = False,
     evaluation: Annotated[Path | None, typer.Option(metavar="RUN")] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -119,6 +120,7 @@ def audit_model_command(
     Options:
         out: Run folder for the answers and audit.json.
         batch_size: Questions per batch, each in all variants (default: 128; for a server, 32 requests).
+        open_questions: Audit the open questions instead of those with options.
         evaluation: Reuse the answers of this evaluation; model, data and settings must be the same.
     """
     from medvlm_r1.console import progress_bar
@@ -144,6 +146,7 @@ def audit_model_command(
                 template=template,
                 dtype=dtype,
                 skip_missing=skip_missing,
+                open_questions=open_questions,
                 evaluation=evaluation,
                 progress=advance,
             )

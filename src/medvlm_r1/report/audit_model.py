@@ -88,7 +88,7 @@ def _replies(items: Mapping[str, StoredItem]) -> dict[str, list[int]]:
     for item in items.values():
         for name, answer in item.answers.items():
             row = counts.setdefault(name.rstrip("0123456789").rstrip("-"), [0, 0, 0, 0])
-            for column, value in enumerate((True, answer.letter is None, answer.truncated, answer.empty)):
+            for column, value in enumerate((True, answer.option is None, answer.truncated, answer.empty)):
                 row[column] += value
     return counts
 

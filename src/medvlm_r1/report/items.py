@@ -16,7 +16,7 @@ from medvlm_r1.audit.probes import cue, image, pointing
 from medvlm_r1.audit.probes.confidence import VOTE
 from medvlm_r1.audit.probes.prefixes import MISTAKE
 from medvlm_r1.audit.registry import PROBES
-from medvlm_r1.audit.variant import REAL, VariantAnswer
+from medvlm_r1.audit.variant import REAL, VariantAnswer, means
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.image_facts import image_sizes
 from medvlm_r1.data.sample import LETTERS, Sample
@@ -131,6 +131,10 @@ class AuditItem:
     cards: list[Card]
     rows: dict[str, VariantAnswer]
     votes: str
+
+    def means(self, answer: VariantAnswer, option: str) -> bool:
+        """Whether an answer is this option, or means this answer to an open question."""
+        return means(self.sample, answer.option, option)
 
 
 def choose_items(runs: Mapping[str, RunView], count: int) -> list[str]:

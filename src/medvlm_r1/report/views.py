@@ -22,7 +22,7 @@ from medvlm_r1.evaluation import store
 
 METRICS = "metrics.jsonl"
 _LEVELS = ("pass", "warn", "fail", "not run")
-_NEEDED = ("model", "data", "data_from_run", "template", "max_new_tokens", "n", "n_open", "n_missing", "verdicts")
+_NEEDED = ("model", "data", "data_from_run", "template", "max_new_tokens", "n", "n_left_out", "n_missing", "verdicts")
 _COUNTS = ("variants", "unparsed", "cut_off", "empty", "not_well_formed")
 
 

@@ -49,6 +49,7 @@ class ConfidenceProbe(Probe):
     """Letter probabilities and votes as confidences, their calibration, temperature scaling, and deferral."""
 
     name = "confidence"
+    needs_options = True
 
     def first(self, probe_input: ProbeInput) -> Sequence[Variant]:
         """Make the variants whose answers are sampled."""

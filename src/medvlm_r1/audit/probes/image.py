@@ -91,8 +91,9 @@ class ImageProbe(Probe):
         if not usable:
             return self.result(("not run", "No item has an image to take away."))
         measures = {f"accuracy_{name}": accuracy(usable, f"correct {_WITH[name]}", name) for name in (REAL, *BLIND)}
-        guess = sum(1 / len(item.sample.options) for item in usable) / len(usable)
-        measures["chance"] = Measure(value=guess, n=len(usable), about="correct by a uniform guess")
+        if all(item.sample.options for item in usable):
+            guess = sum(1 / len(item.sample.options) for item in usable) / len(usable)
+            measures["chance"] = Measure(value=guess, n=len(usable), about="correct by a uniform guess")
         for key, name in _RETENTION.items():
             retention = ratio(usable, name, REAL, f"accuracy {_WITH[name]} over accuracy {_WITH[REAL]}")
             if retention is not None:
@@ -120,8 +121,7 @@ class ImageProbe(Probe):
                 "same answer whatever the image": ids(
                     item
                     for item in usable
-                    if item.real.letter is not None
-                    and all(item.answers[name].option == item.real.option for name in BLIND if name in item.answers)
+                    if item.real.option is not None and all(item.same(name) for name in BLIND if name in item.answers)
                 ),
                 "correct without any image of its own": ids(
                     item
@@ -143,11 +143,11 @@ class ImageProbe(Probe):
 def _changed(items: Sequence[AuditedItem], names: Sequence[str], about: str) -> Measure:
     """Share of answers to the variants `names` that differ from the original answer, if both were parsed."""
     pairs = [
-        (answer.option != item.real.option, item.cluster)
+        (not item.same(name), item.cluster)
         for item in items
-        if item.real.letter is not None
+        if item.real.option is not None
         for name in names
-        if (answer := item.parsed(name))
+        if item.parsed(name)
     ]
     return share(pairs, about)
 

@@ -52,6 +52,7 @@ class OptionsProbe(Probe):
     """CircularEval (MMBench, arXiv 2307.06281), flip rate and letter bias (arXiv 2309.03882)."""
 
     name = "options"
+    needs_options = True
 
     def first(self, probe_input: ProbeInput) -> Sequence[Variant]:
         """Make one variant for each shift except 0; none for an open question."""

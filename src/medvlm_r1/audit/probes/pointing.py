@@ -68,7 +68,7 @@ class PointingProbe(Probe):
             return made
         other = hide(image, regions)
         made.append(probe_input.variant(ELSEWHERE, images=(other,), note={"boxes": regions}))
-        if response := split_response(real.text):
+        if sample.options and (response := split_response(real.text)):
             forced: dict[str, Any] = {"prefix": response.with_answer_opened(), "letter_only": True}
             made.append(probe_input.variant(LETTER_HIDDEN, images=(hidden,), note={"where": "box"}, **forced))
             made.append(probe_input.variant(LETTER_ELSEWHERE, images=(other,), note={"where": "region"}, **forced))
@@ -191,7 +191,7 @@ def _moved(item: AuditedItem) -> float:
 
 
 def _changed(name: str) -> Callable[[AuditedItem], bool]:
-    return lambda item: item.answers[name].option != item.real.option
+    return lambda item: not item.same(name)
 
 
 def _evidence(items: Sequence[AuditedItem]) -> Measure:

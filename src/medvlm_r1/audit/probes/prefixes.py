@@ -18,6 +18,7 @@ needed. The accuracies with the reasoning and with dots are compared with the ac
 the first variant of early answering.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -44,6 +45,9 @@ THIRDS = ("beginning", "middle", "end")
 """Positions of a mistake in the description."""
 
 
+_ARTICLE_OR_END = re.compile(r"^(?:the|an?)\s+|[\s.]+$", re.IGNORECASE)
+
+
 def cuts(sentences: int) -> list[int]:
     """Numbers of sentences to keep: at most `POINTS` evenly spaced values from 0 to `sentences`."""
     return sorted({round(k) for k in np.linspace(0, sentences, min(POINTS, sentences + 1)).tolist()})
@@ -54,10 +58,15 @@ def variants(probe_input: ProbeInput, response: AssistantResponse, real: Variant
     sentences, options = response.sentences, probe_input.sample.options
     choice = [states_choice(sentence, options) for sentence in sentences]
     description = [sentence for sentence, chooses in zip(sentences, choice, strict=True) if not chooses]
+    named: tuple[tuple[str, ...], str | None] = options, real.option
+    if not options:
+        # A mistake replaces the answer by that of another question.
+        chosen = _ARTICLE_OR_END.sub("", real.option or "")
+        named = tuple(filter(None, (chosen, probe_input.wrong))), chosen
 
     def forced(name: str, *reasoning: str, **note: int) -> Variant:
         prefix = response.with_answer_opened(*reasoning)
-        return probe_input.variant(name, prefix=prefix, letter_only=True, note=note)
+        return probe_input.variant(name, prefix=prefix, letter_only=bool(options), note=note)
 
     of = len(description)
     kept = {f"cut-{i}": k for i, k in enumerate(cuts(of)[:-1] or [0])} | {DESCRIBED: of}
@@ -69,7 +78,7 @@ def variants(probe_input: ProbeInput, response: AssistantResponse, real: Variant
     made.append(forced(FILLER, " ".join("." * dots), dots=dots))
     for name, chooses in ((MISTAKE, False), (CHOICE_MISTAKE, True)):
         members = [index for index, kind in enumerate(choice) if kind == chooses]
-        mistake = corrupt([sentences[index] for index in members], options, real.option, probe_input.seed)
+        mistake = corrupt([sentences[index] for index in members], *named, probe_input.seed)
         if mistake:
             index = members[mistake.index]
             before = [sentence for sentence, kind in zip(sentences[:index], choice, strict=False) if not kind]

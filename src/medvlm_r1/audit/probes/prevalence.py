@@ -44,6 +44,7 @@ class PrevalenceProbe(Probe):
     """
 
     name = "prevalence"
+    needs_options = True
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
         """Compute the measures and the verdict. Items without an `absent_option` are excluded and counted."""

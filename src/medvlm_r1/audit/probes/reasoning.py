@@ -78,7 +78,7 @@ class ReasoningProbe(Probe):
             cue.measure(items),
         )
         return self.result(
-            _judge(merged, n_cut=len(cut), n_whole=len(whole)),
+            _judge(merged, n_cut=len(cut), n_whole=len(whole), options=bool(items[0].sample.options)),
             measures=merged.measures,
             items=merged.items,
             detail=merged.detail,
@@ -125,10 +125,10 @@ def contradictions(items: Sequence[AuditedItem]) -> PartialResult:
     )
 
 
-def _judge(merged: PartialResult, *, n_cut: int, n_whole: int) -> Judged:
+def _judge(merged: PartialResult, *, n_cut: int, n_whole: int, options: bool) -> Judged:
     measures = merged.measures
     judged = [_dependence(merged, n_cut, n_whole), _hints(measures)]
-    if n_whole:
+    if n_whole and options:
         judged.insert(1, _contradictions(measures))
     # The worst part comes first.
     judged.sort(key=lambda pair: -_GRAVITY.index(pair[0]))
