@@ -37,6 +37,7 @@ def eval_command(
     template: Template = "medvlm-r1",
     dtype: Dtype = "auto",
     synonyms: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
+    judge: Annotated[str | None, typer.Option(metavar="openai:URL#NAME")] = None,
     as_json: Json = False,
 ) -> None:
     """Answer every question of a data folder with greedy decoding, and score the answers. Re-run to resume.
@@ -46,6 +47,7 @@ def eval_command(
     Options:
         batch_size: Questions per batch; for a server, parallel requests.
         synonyms: Your synonyms for open answers: a group of terms per line, separated by tabs.
+        judge: Also ask this model whether open answers are correct, and report its agreement with the rules.
     """
     from medvlm_r1.console import progress_bar
 
@@ -54,7 +56,8 @@ def eval_command(
         from medvlm_r1.evaluation.score import report_lines
 
         rows: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "skip_missing": skip_missing}
-        answers: dict[str, Any] = {"max_new_tokens": max_new_tokens, "template": template, "synonyms": synonyms}
+        answers: dict[str, Any] = {"max_new_tokens": max_new_tokens, "template": template}
+        answers |= {"synonyms": synonyms, "judge": judge}
         results = evaluate(model, data, out, **rows, **answers, dtype=dtype, progress=advance)
     lines = [*report_lines(results), f"Results: {out / 'results.json'}", RESEARCH_USE]
     print_result(results, lines, as_json=as_json)

@@ -19,6 +19,7 @@ from medvlm_r1.data.sample import Sample
 from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.evaluation import store
+from medvlm_r1.evaluation.judge import check_judge, judge_open
 from medvlm_r1.evaluation.score import score, score_boxes
 from medvlm_r1.models.device import limit_threads
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator
@@ -87,6 +88,7 @@ def evaluate(
     template: str = "medvlm-r1",
     dtype: str = "auto",
     synonyms: Path | str | None = None,
+    judge: str | None = None,
     progress: Progress | None = None,
     generator: Generator | None = None,
 ) -> dict[str, Any]:
@@ -105,6 +107,8 @@ def evaluate(
         dtype: dtype of a local model, as in `load_policy`.
         synonyms: a file with synonyms for open answers (`rewards.open_questions.words`), in addition to those of the
             package. The run folder keeps a copy.
+        judge: "openai:URL#NAME", a model that judges the open answers too; see `evaluation.judge`. Its replies are not
+            stored.
         progress: called with (answered, total) before the first answer, and after each batch or server reply.
         generator: generates the answers instead of `model`, which is then not loaded.
 
@@ -120,6 +124,8 @@ def evaluate(
     """
     data_dir, out = Path(data_dir), Path(out)
     require_positive(limit=limit, batch_size=batch_size)
+    if judge is not None:
+        check_judge(judge)
     template_text(template)  # raises for an unknown name, before a model is loaded
     refuse_other_folder(data_dir, out, OF_AN_AUDIT)
     everything = read_folder(data_dir)
@@ -171,6 +177,11 @@ def evaluate(
         **score(samples, generations, template, setup.synonyms),
         **({"boxes": score_boxes(samples, generations, labels)} if template in BOX_TEMPLATES else {}),
     }
+    graded = [answer.graded() for answer in answers if not answer.sample.options]
+    if judge is not None and graded:
+        # First, so that the answers are complete if the judge fails.
+        store.write_results(out, results)
+        results["open"]["judge"] = judge_open(judge, graded, concurrency=batch_size, progress=progress)
     store.write_results(out, results)
     return results
 
