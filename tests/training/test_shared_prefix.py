@@ -244,6 +244,25 @@ def test_a_blank_image_meets_the_modules_in_the_order_of_another(family):
     assert orders[0] == orders[1]
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "gemma3"])
+def test_the_tower_learns_from_the_rows_with_images_alone(family):
+    """Rows of a prompt without an image and rows of one with an image, in one batch."""
+    model = tiny(family)
+    rows = make_rows(family, ((Prompt(3, ()), (2, 4)), (Prompt(2, ((2, 2),)), (3, 1))))
+    mask = rows.inputs["attention_mask"][:, -rows.inputs["logits_to_keep"] :]
+
+    def tower(weights):
+        logps, _ = shared_logps(model, **rows.inputs)
+        found = gradients(model, (logps * mask * torch.tensor(weights)[:, None]).sum())
+        return {name: grad for name, grad in found.items() if "visual" in name or "vision" in name}
+
+    both, text, image = tower([2.0, -3.0, 1.0, 5.0]), tower([2.0, -3.0, 0.0, 0.0]), tower([0.0, 0.0, 1.0, 5.0])
+    assert not any(grad.any() for grad in text.values())
+    assert any(grad.abs().max() > 1e-3 for grad in image.values())
+    for name, grad in both.items():
+        torch.testing.assert_close(grad, image[name], rtol=1e-4, atol=1e-6)
+
+
 def test_rows_without_completion_tokens():
     rows = make_rows("qwen2_vl", PAIR)
     want, _ = shared_logps(tiny("qwen2_vl"), **rows.inputs)
