@@ -225,8 +225,9 @@ def render(scene: Scene) -> Array:
 
 
 def finding_box(scene: Scene) -> tuple[int, int, int, int] | None:
-    """Compute where the finding lies in the image, from its shapes: in CT and MRI in the slice, in X-ray in projection.
+    """Compute the bounding box of the finding in the image, from its shapes.
 
+    In CT and MRI, it covers the part of the finding in the slice. In X-ray, it covers the projection.
     The edema around a ring-enhancing lesion does not count.
 
     Returns:
