@@ -51,7 +51,7 @@ class Greedy(HeldOut):
 def bench_curriculum(
     out: Path, *, seeds: int = 5, train: int = 600, held_out: int = 100, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Train and measure what is missing.
+    """Run the trainings that are missing, and measure all of them.
 
     Args:
         out: Folder of the data, the runs and `results.json`.

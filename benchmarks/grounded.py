@@ -48,9 +48,9 @@ class Sizes:
     """Number of questions, and overrides of the recipe of both arms."""
 
     train: int = 600
-    """MRI questions with giveaway options; the start has as many."""
+    """Number of MRI questions with giveaway options, and of questions that the start is trained on."""
     test: int = 300
-    """Clean questions per modality."""
+    """Number of clean test questions per modality."""
     steps: int = 150
     """Optimizer steps of each arm."""
     overrides: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class Sizes:
 
 
 def bench_grounded(out: Path, *, seeds: int = 3, sizes: Sizes = Sizes()) -> dict[str, Any]:
-    """Train and measure what is missing.
+    """Run the trainings and evaluations that are missing.
 
     Args:
         out: Folder of the comparison: `data/`, one folder per seed, `results.json`.
@@ -73,7 +73,7 @@ def bench_grounded(out: Path, *, seeds: int = 3, sizes: Sizes = Sizes()) -> dict
         minus plain: by seed, and their mean).
 
     Raises:
-        UserError: The folder contains something else.
+        UserError: The folder contains files that do not belong to a comparison.
     """
     folders = _data(out / "data", sizes)
     by_seed = [_seed(out / f"seed-{seed}", seed, sizes, folders) for seed in range(seeds)]
@@ -108,7 +108,7 @@ def _data(folder: Path, sizes: Sizes) -> dict[str, Path]:
 
 
 def exchange(base: Path, out: Path, change: Callable[[Sequence[Sample]], list[Sample]], *, source: str) -> None:
-    """Write the questions of a data folder with the images of others, if the folder is missing."""
+    """Write a copy of a data folder with exchanged images, if the new folder is missing."""
     if not (out / "samples.jsonl").exists():
         copytree(base / "images", out / "images", dirs_exist_ok=True)
         info = {"name": "PhantomVQA", "source": source, "license": "Apache-2.0"}
@@ -116,7 +116,7 @@ def exchange(base: Path, out: Path, change: Callable[[Sequence[Sample]], list[Sa
 
 
 def shuffled(samples: Sequence[Sample]) -> list[Sample]:
-    """The same questions, each with the images of the next one of its modality."""
+    """Give each question the images of the next question of its modality."""
     result = []
     for modality in dict.fromkeys(sample.modality for sample in samples):
         group = [sample for sample in samples if sample.modality == modality]
@@ -126,7 +126,7 @@ def shuffled(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def half_shuffled(samples: Sequence[Sample]) -> list[Sample]:
-    """The same questions, every second one with the image of another."""
+    """Give every second question the images of another question of its modality."""
     return [*shuffled(samples[::2]), *samples[1::2]]
 
 
@@ -186,7 +186,7 @@ def _mean(trees: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def grounded_lines(results: Mapping[str, Any]) -> list[str]:
-    """The results as lines of text."""
+    """Format the results as lines of text."""
     lines = [
         f"Trained on {results['train']} MRI questions with giveaway options; {results['test']} clean questions per "
         f"modality; means of {len(results['seeds'])} seeds, percent correct, and in brackets the loss with another "

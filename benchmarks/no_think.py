@@ -60,7 +60,7 @@ def measure_demo(out: Path, *, seeds: int, sizes: Sizes) -> dict[str, Any]:
         zero-shot over the questions (`compare_answers`).
 
     Raises:
-        UserError: A folder contains something else.
+        UserError: A folder contains files of another kind.
     """
     return {"seeds": [_seed(out / f"seed-{seed}", seed, sizes) for seed in range(seeds)]}
 

@@ -1,7 +1,7 @@
 """`python -m benchmarks.results`: all figures of the results page, measured by one command. Re-run to resume.
 
-The output folder has one folder per part, `parts/NAME.json` for each finished part, and the page made from these files
-alone.
+The output folder has one folder per part, and `parts/NAME.json` for each finished part. The page is made from these
+files alone.
 """
 
 from __future__ import annotations
