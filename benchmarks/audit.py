@@ -90,9 +90,12 @@ def bench_audit(
         progress: Called with (items done, all items, model and seed).
 
     Returns:
-        `items`, `seeds`, `giveaway`, `models.<name>` with `about`, `fails` (the expected failure), `verdicts` (per
-        seed, by question), `sentences` and `measures` (per seed, by probe), `wrong` (unexpected verdicts, in words) and
-        `separated`.
+        `items`, `seeds`, `giveaway`, `wrong` (unexpected verdicts, in words) and `separated` (whether there are none).
+        Also `models.<name>`:
+
+        * `about`, `fails`: the model's behavior and its expected failure;
+        * `verdicts`: for each seed, the verdict on each question;
+        * `sentences`, `measures`: for each seed, those of each probe.
 
     Raises:
         UsageError: Too few items or seeds, or a name of a known model.

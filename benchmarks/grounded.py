@@ -66,11 +66,18 @@ def bench_grounded(out: Path, *, seeds: int = 3, sizes: Sizes = Sizes()) -> dict
         sizes: Sizes of the comparison.
 
     Returns:
-        The content of `results.json`: `seeds` (for each, and for `start`, `plain` and `grounded` in it:
-        `accuracy` and `shuffled` by modality in percent, `reliance` by modality and its mean (accuracy minus accuracy
-        with shuffled images, points), `out_of_domain` (mean of CT and X-ray), and the means of the last 10 logs of
-        those of `LOGGED` that are present), `means` (the same over the seeds) and `gain` (`out_of_domain` of grounded
-        minus plain: by seed, and their mean).
+        The content of `results.json`:
+
+        * `seeds`: for each seed, the figures of `start`, `plain` and `grounded` (below);
+        * `means`: the means of these figures over the seeds;
+        * `gain`: `out_of_domain` of grounded minus plain, by seed and their mean, in points.
+
+        The figures of a model:
+
+        * `accuracy`, `shuffled`: accuracy with the own and with shuffled images, by modality, in percent;
+        * `reliance`: `accuracy` minus `shuffled`, by modality and their mean, in points;
+        * `out_of_domain`: mean accuracy of CT and X-ray, in percent;
+        * the mean over the last 10 logs of each metric of `LOGGED` that was logged.
 
     Raises:
         UserError: The folder contains files that do not belong to a comparison.

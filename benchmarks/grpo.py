@@ -136,11 +136,16 @@ def bench_grpo(
         progress: Called with (steps done, all steps, description of the current step).
 
     Returns:
-        `speedup.{generation,update,step}` (TRL's median time over ours), `memory_ratio` (our peak over TRL's),
-        `peak_share` (share of the measured matrix-product peak that our update reaches), `logp_max_diff`,
-        `grad_rel_diff`, `sides.{trl,ours}` with times in seconds, memory in bytes, tokens and images per prompt and
-        operations, `tried` (TRL's micro-batches), `out_of_memory` (those that ran out of memory), `side_by_side`
-        (whether both processes ran at once) and `machine`.
+        A dictionary:
+
+        * `speedup.{generation,update,step}`: TRL's median time divided by ours;
+        * `memory_ratio`: our peak memory divided by TRL's;
+        * `peak_share`: operations per second of our update, as a share of the measured matrix-product peak;
+        * `logp_max_diff`, `grad_rel_diff`: differences of the log-probabilities and of the gradients;
+        * `sides.{trl,ours}`: seconds, bytes of memory, tokens and images per prompt, and operations;
+        * `tried`, `out_of_memory`: TRL's micro-batches, and those that ran out of memory;
+        * `side_by_side`: whether both processes ran at once;
+        * `machine`: description of the machine.
 
     Raises:
         UserError: The process of a side failed.
