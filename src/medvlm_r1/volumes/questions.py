@@ -1,9 +1,9 @@
 """Draw questions about slices whose options do not reveal the answer.
 
-As in PhantomVQA, the option set is drawn first, then the correct option uniformly from this set, and then a slice in
-which it is correct and all others are wrong. An option set is used only if each of its options is correct in some slice
-of the source. Given the options, every answer is therefore equally likely. Neither the frequency of an organ nor
-anatomy alone ("the lung is larger than the esophagus") helps.
+As in PhantomVQA, the option set is drawn first, and then the correct option uniformly from this set. The slice is drawn
+last: the correct option is correct in it, and all others are wrong. An option set is used only if each of its options
+is correct in some slice of the source. Given the options, every answer is therefore equally likely. Neither the
+frequency of an organ nor anatomy alone ("the lung is larger than the esophagus") helps.
 """
 
 from collections import Counter, defaultdict

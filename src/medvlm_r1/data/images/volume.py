@@ -148,7 +148,7 @@ class StoredAxis:
     backward: bool
 
     def index(self, number: int) -> int:
-        """Stored index of slice `number`, which counts from the left, back or feet."""
+        """Convert a slice number, counted from the left, back or feet, to an index of the stored axis."""
         return self.length - 1 - number if self.backward else number
 
 
