@@ -5,7 +5,7 @@ text alone. The start (`cold_start`) knows the form of an answer and uses the im
 continues twice on the same questions: with the demo's rewards, and with `grounded` instead of accuracy. Then both
 answer clean questions, without giveaway options, with their own images and with those of other items.
 
-One folder holds all of it. Re-run to resume.
+All files are in one folder. Re-run to resume.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Compare rewards on questions that give their answers away: plain accuracy and `grounded`, on clean questions.
+    """Train with plain accuracy and with `grounded` on questions that give their answers away; test on clean ones.
 
     Example: python -m benchmarks.grounded --seeds 1
     """

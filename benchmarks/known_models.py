@@ -139,7 +139,7 @@ class Oracle(AuditBackend):
 
 
 class IgnoresImage(Oracle):
-    """(a) Answers by the option texts alone: a giveaway of `phantom.questions`, otherwise always the same text.
+    """(a) Answers by the option texts alone: a favored value of `phantom.questions`, or always the same text.
 
     Its description is made up to fit the answer, whatever the image shows.
     """

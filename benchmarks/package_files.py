@@ -95,7 +95,7 @@ def find_files(wanted: Sequence[tuple[Package, str]], folder: Path, *, download:
 
 
 def fetch_lines(packages: Sequence[Package]) -> list[str]:
-    """Commands that fetch packages into the current folder, one per source; source archives are only named."""
+    """Commands that fetch packages into the current folder, one command per source. Source archives are only listed."""
     lines = []
     for source, (command, _) in CLIENTS.items():
         names = [package.pinned for package in packages if package.source == source]

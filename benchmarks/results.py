@@ -276,7 +276,7 @@ def main(
 ) -> None:
     """Measure the results page: tables over seeds, with intervals and commands. All parts take hours.
 
-    The parts of cost are timed and need the machine to themselves. Parts measured before are shown too.
+    The cost parts are timed, so run nothing else on the machine. Parts that were measured earlier are shown too.
 
     Example: python -m benchmarks.results --parts demo,audit --out runs/results
     """
