@@ -181,7 +181,7 @@ def evaluate(
 
 
 def require_positive(**numbers: int | None) -> None:
-    """Raise a `UsageError` that names an argument below 1; None is accepted."""
+    """Raise a `UsageError` if an argument is below 1. The message names the argument. None is accepted."""
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise UsageError(f"{name} is {number}; wanted at least 1")

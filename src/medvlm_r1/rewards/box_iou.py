@@ -65,10 +65,10 @@ def iou(predicted: Sequence[Edges], truth: Sequence[Edges]) -> Matrix:
 
 
 def match_boxes(similarity: Similarity, predicted: Sequence[Edges], truth: Sequence[Edges]) -> Matrix:
-    """Similarity of each true box with its predicted box, in the one-to-one matching with the largest sum.
+    """Match predicted and true boxes one to one, so that the sum of their similarities is largest.
 
     Returns:
-        Shape (m,). It is 0 for a true box without a predicted box.
+        Similarity of each true box with its predicted box, shape (m,); 0 for a true box without a predicted box.
     """
     matched = np.zeros(len(truth))
     similarities = similarity(predicted, truth)
