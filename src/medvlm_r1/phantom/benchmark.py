@@ -66,9 +66,10 @@ def _draw(split: str, modality: str, n: int, seed: int, giveaway: bool) -> tuple
 
 
 def giveaway_deviation(modality: str, questions: Sequence[Question], fits: Sequence[Sequence[Question]]) -> float:
-    """Largest difference, as a fraction, between the option prior on `questions` and on the published questions.
+    """Deviation of the text-only baselines on `questions` from those on the published questions, as a fraction.
 
-    A third of the distance between the majority letter and chance is also among the compared differences.
+    The result is the largest of several differences. They are those of the option prior, with leave-one-out and fitted
+    on each of `fits`, and a third of the difference between the majority letter's accuracy and chance.
 
     Args:
         modality: Modality of the questions.

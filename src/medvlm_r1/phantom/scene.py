@@ -144,7 +144,7 @@ class Scene:
         return self.plane in ("axial", "coronal", "frontal")
 
     def truth(self) -> dict[str, Any]:
-        """The scene as an entry of `truth["images"]` of a `Sample`."""
+        """Convert the scene to an entry of `truth["images"]` of a `Sample`."""
         found = [] if self.finding == NONE else [{"name": self.finding, "side": self.side, "size": self.size}]
         names = ("modality", "region", "plane", "technique")
         return {**{name: getattr(self, name) for name in names}, "findings": found}

@@ -241,7 +241,11 @@ def _quantities(tokens: Sequence[str], unit: tuple[str, float] | None) -> Iterat
 
 
 def is_flipped(items: Sequence[Item], right: Sequence[Item], contraries: Mapping[str, frozenset[str]]) -> bool:
-    """Whether an item of the answer contradicts all items of the reference that have its words, or share some."""
+    """Whether an item of the answer contradicts the reference.
+
+    The item is compared with the reference items that have the same words. If there are none, it is compared with those
+    that share a word. It must contradict all of them.
+    """
     for item in items:
         equal = [other for other in right if other.core == item.core]
         near = equal or [other for other in right if not (item.core and other.core) or item.core & other.core]
