@@ -45,7 +45,7 @@ class Known:
     """A scripted model.
 
     Attributes:
-        kind: Its class, made from `Eyes`.
+        kind: Class of the model. Its constructor takes `Eyes`.
         about: Its behavior in a few words.
         fails: The verdict that must be "fail"; None for the model that must pass all.
     """

@@ -204,7 +204,7 @@ def _leaves(tree: Figures, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
 
 
 def shortcut_rows(seeds: Sequence[Figures], arms: Sequence[str]) -> list[list[str]]:
-    """Rows of a table: every figure of every arm over the seeds."""
+    """Rows of a table: one figure per row and one arm per column, as the mean over the seeds with its interval."""
     by_arm = {arm: [dict(_leaves(seed[arm])) for seed in seeds] for arm in arms}
 
     def cell(arm: str, path: tuple[str, ...]) -> str:
