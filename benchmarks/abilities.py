@@ -1,6 +1,6 @@
-"""`python -m benchmarks.abilities MODEL`: what the embedded base can do, on fresh clean questions with known truth.
+"""`python -m benchmarks.abilities MODEL`: measure what the embedded base can do, on new PhantomVQA questions.
 
-Abilities are measured with greedy decoding: answering as in the demo, with the sound habit (first phrasing), with the
+Decoding is greedy. The abilities are: answering as in the demo, with the sound habit (first phrasing), with the
 letter alone, with a box, without options, and about two images.
 """
 
@@ -29,7 +29,7 @@ from medvlm_r1.phantom.scene import MODALITIES, Scene, finding_box, render
 from medvlm_r1.prompts.parser import answer_text, strict_letter
 
 SEED = 2
-"""Seed of the subjects: not that of the benchmark's test set."""
+"""Seed of the subjects. It differs from the seed of PhantomVQA's test set."""
 
 _BOX = re.compile(r"<box>(\d+),(\d+),(\d+),(\d+)</box>")
 
@@ -52,15 +52,16 @@ class _Task:
 
 
 def measure_abilities(model: str, n: int = 150, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """Measure a base.
+    """Measure the abilities of a base model.
 
     Args:
         model: Folder of the model, or "phantom-base".
-        n: Questions per modality and ability.
-        progress: Called with (answers, all answers).
+        n: Number of questions per modality and ability.
+        progress: Called with (number of answers so far, total number of answers).
 
     Returns:
-        By ability, then by group (modality, for "reasoned" also attribute): the mean of each score in percent, and `n`.
+        By ability, then by group (modality; for "reasoned" also attribute): the mean of each score in percent, and the
+        number of questions `n`.
     """
     generator = LocalGenerator(policy=load_policy(model, dtype="float32", device="cpu"), batch_size=64)
     tasks = {name: make(n) for name, make in _ABILITIES.items()}
@@ -184,7 +185,7 @@ def main(
     n: Annotated[int, typer.Option(min=1, help="Questions per modality and ability.")] = 150,
     as_json: Json = False,
 ) -> None:
-    """Measure what the embedded base can do.
+    """Measure the abilities of the embedded base model on PhantomVQA questions.
 
     Example: python -m benchmarks.abilities runs/phantom-base
     """

@@ -33,7 +33,8 @@ from medvlm_r1.phantom.scene import MODALITIES, render
 
 TEMPLATE = "medvlm-r1"
 JUDGED = [question for question in QUESTIONS if question != "points"]
-"""Verdicts of these models. The template does not ask for boxes, so `benchmarks.pointing` validates the others."""
+"""Verdicts that are validated here. The template does not ask for boxes, so `benchmarks.pointing` validates the verdict
+on pointing."""
 TRAINED = "a-trained"
 _BATCH = 30
 """Items per batch of a scripted model: the images of their variants are in memory together, about 1 MB per item."""
@@ -44,7 +45,7 @@ class Known:
     """A scripted model.
 
     Attributes:
-        kind: Its class, made from `Eyes`.
+        kind: Class of the model. Its constructor takes `Eyes`.
         about: Its behavior in a few words.
         fails: The verdict that must be "fail"; None for the model that must pass all.
     """
@@ -75,23 +76,26 @@ def bench_audit(
     max_new_tokens: int = 512,
     progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Audit all known models, and other models with them.
+    """Audit all scripted models with known faults, and optionally checkpoints, on the same items.
 
     Args:
         items: Questions per seed, divided evenly between the modalities; at least 3.
         seeds: Number of question sets, at least 1; set s is the beginning of PhantomVQA's test split at seed s.
         giveaway: Use questions whose options give the answers away: model a is then nearly always correct.
         models: Checkpoints by name, without expected verdicts.
-        trained: Folder of a checkpoint trained to answer by the texts alone (`text_only_model`), which must fail like
-            model a; trained there if missing. None leaves it out.
+        trained: Folder of a checkpoint that is trained to answer from the texts alone (`text_only_model`). It is
+            trained if it is missing, and must fail like model a. None skips it.
         batch_size: Items per batch of a checkpoint.
         max_new_tokens: Maximum tokens per completion of a checkpoint.
         progress: Called with (items done, all items, model and seed).
 
     Returns:
-        `items`, `seeds`, `giveaway`, `models.<name>` with `about`, `fails` (the expected failure), `verdicts` (per
-        seed, by question), `sentences` and `measures` (per seed, by probe), `wrong` (unexpected verdicts, in words) and
-        `separated`.
+        `items`, `seeds`, `giveaway`, `wrong` (unexpected verdicts, in words) and `separated` (whether there are none).
+        Also `models.<name>`:
+
+        * `about`, `fails`: the model's behavior and its expected failure;
+        * `verdicts`: for each seed, the verdict on each question;
+        * `sentences`, `measures`: for each seed, those of each probe.
 
     Raises:
         UsageError: Too few items or seeds, or a name of a known model.
@@ -135,7 +139,7 @@ def bench_audit(
 
 
 def phantom_items(items: int, seed: int, *, giveaway: bool = False) -> tuple[list[ProbeInput], Eyes]:
-    """The first of PhantomVQA's test questions as probe inputs, and eyes that know their images."""
+    """Return the first test questions of PhantomVQA as probe inputs, and `Eyes` that recognize their images."""
     samples, images = [], []
     for index, modality in enumerate(MODALITIES):
         n = (items + len(MODALITIES) - 1 - index) // len(MODALITIES)
@@ -148,7 +152,7 @@ def phantom_items(items: int, seed: int, *, giveaway: bool = False) -> tuple[lis
 
 
 def probe_inputs(samples: Sequence[Sample], images: Sequence[Image.Image], template: str) -> list[ProbeInput]:
-    """The samples as probe inputs, each with its image and that of its partner."""
+    """Convert samples to probe inputs, each with its image and the image of its partner."""
     return [
         probe_input(sample, [image], [] if partner is None else [images[partner]], template)
         for sample, image, partner in zip(samples, images, partners(samples), strict=True)
@@ -158,7 +162,7 @@ def probe_inputs(samples: Sequence[Sample], images: Sequence[Image.Image], templ
 def text_only_model(
     out: Path, *, n: int = 900, epochs: float = 6.0, progress: Callable[[int, int], None] | None = None
 ) -> Path:
-    """The checkpoint of a model that ignores images, made if it is missing.
+    """Train a model that ignores images, if its checkpoint is missing. Return the checkpoint's folder.
 
     The embedded base is tuned on PhantomVQA questions whose options give the answers away. Each has the image of
     another item, so only the texts can be learned.
@@ -195,14 +199,14 @@ def unexpected(verdicts: Mapping[str, Sequence[Mapping[str, str]]]) -> list[str]
 
 
 def verdict_cell(model: Mapping[str, Any], question: str) -> str:
-    """A model's verdicts on a question over the seeds, with counts if they differ; a star marks its own fault."""
+    """Format a model's verdicts over the seeds, with counts if they differ. A star marks its own fault."""
     counts = Counter(run[question] for run in model["verdicts"]).most_common()
     star = "*" if question == model["fails"] else ""
     return ", ".join(f"{level} {n}" if len(counts) > 1 else level for level, n in counts) + star
 
 
 def audit_lines(results: Mapping[str, Any]) -> list[str]:
-    """The table of verdicts, and whether they separate the models."""
+    """Format the verdicts as a table, and state whether they separate the models."""
     rows = {f"{name}  {model['about']}": model for name, model in results["models"].items()}
     width = max(map(len, rows)) + 2
     lines = [

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.audit_cost`: the cost of a full model audit in plain evaluations of the same questions."""
+"""`python -m benchmarks.audit_cost`: the cost of a full model audit, in multiples of a plain evaluation."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def audit_cost(
     rounds: int = 3,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Time both in one process, alternating.
+    """Time a full audit and a plain evaluation alternately, on the same questions and in one process.
 
     Args:
         model: A folder, a hub id, or "phantom-base".
         items: PhantomVQA test questions, divided evenly between the modalities.
-        rounds: Timed repetitions of each, after a short warm-up.
+        rounds: Number of timed repetitions of each, after a short warm-up.
         progress: Called with (rounds done, rounds).
 
     Returns:
@@ -71,7 +71,7 @@ def audit_cost(
 
 
 def cost_lines(figures: Mapping[str, Any]) -> list[str]:
-    """The figures as lines of text."""
+    """Format the measured cost as lines of text."""
     seconds = figures["seconds"]
     return [
         f"{figures['model']}, {figures['items']} questions, median of {figures['rounds']} rounds",

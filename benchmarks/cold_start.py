@@ -1,4 +1,4 @@
-"""A checkpoint that knows the form of an answer and half uses the image: the start of `benchmarks.grounded`.
+"""Cold start: train a checkpoint that knows the answer format and relies on the image only a little.
 
 The embedded base uses images so well that it learns no shortcut: plain rewards on questions that give their answers
 away change nothing. It is therefore first tuned on clean questions with a short reasoning written from each label. Half
@@ -48,14 +48,14 @@ def cold_start(
     template: str = "medvlm-r1",
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """The checkpoint, made if it is missing.
+    """Train the checkpoint if it is missing, and return its folder.
 
     Args:
         data: Folder of PhantomVQA questions, with their records.
         out: Folder of the checkpoint.
         seed: Seed of the order of the questions.
         epochs: Training epochs.
-        write: The response to learn for a question.
+        write: Function that returns the response to learn for a question.
         template: The prompt template.
         progress: Called with (steps done, all steps).
     """

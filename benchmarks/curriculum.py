@@ -51,7 +51,7 @@ class Greedy(HeldOut):
 def bench_curriculum(
     out: Path, *, seeds: int = 5, train: int = 600, held_out: int = 100, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Train and measure what is missing.
+    """Run the trainings that are missing, and measure all of them.
 
     Args:
         out: Folder of the data, the runs and `results.json`.
@@ -61,10 +61,13 @@ def bench_curriculum(
         overrides: Overrides of both recipes.
 
     Returns:
-        `seeds`: for each, by arm, `final` (accuracy at the last step, percent), and `steps` and `seconds` of training
-        (without evaluations) to the first evaluation with at least `SHARE` of the plain run's `final`; None if it was
-        not reached. `differences`: curriculum minus plain, with `mean` and `ci95` (Student's t over the seeds that have
-        both). `questions`: number of questions of the curriculum.
+        A dictionary:
+
+        * `seeds`: for each seed, by arm, `final`, `steps` and `seconds`. `final` is the accuracy at the last step in
+          percent. `steps` and `seconds` are the training (without evaluations) up to the first evaluation with at least
+          `SHARE` of the plain run's `final`; None if there is none;
+        * `differences`: curriculum minus plain, with `mean` and `ci95` (Student's t over the seeds that have both);
+        * `questions`: number of questions of the curriculum.
     """
     data, held = out / "data", out / "held-out"
     # The held-out questions have other subjects, because their seed differs.

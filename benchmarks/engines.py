@@ -1,6 +1,6 @@
-"""`python -m benchmarks.engines`: a GRPO step with sharing on and off, under FSDP2 or ZeRO-3 on CPUs.
+"""`python -m benchmarks.engines`: time a GRPO step with sharing on and off, under FSDP2 or ZeRO-3 on CPUs.
 
-Both sides take turns in the same two processes. The completions are written beforehand.
+Runs with sharing and runs without alternate in the same two processes. All completions are fixed random tokens.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ SHARDED: set[str] = set()
 
 
 def shard_on_cpus() -> None:
-    """Let accelerate shard weights over processes on CPUs, where the launch file is that of FSDP2.
+    """Let accelerate shard weights over processes on CPUs, if the launch file selects FSDP2.
 
-    PyTorch's FSDP2 works over gloo, and so does all that accelerate does with it; but accelerate takes FSDP for GPUs
-    and their like alone (`AcceleratorState`: MULTI_GPU, MULTI_XPU, ... and not MULTI_CPU).
+    PyTorch's FSDP2 works with gloo, and so does accelerate's use of it. But accelerate enables FSDP only for GPUs and
+    similar devices (`AcceleratorState`: MULTI_GPU, MULTI_XPU, ... and not MULTI_CPU).
     """
     import torch.distributed
     from accelerate import PartialState, utils
@@ -77,7 +77,7 @@ class _Clock:
 
 
 def take_turns(preset: presets.Preset, folder: Path, rounds: int) -> None:
-    """Train with sharing on and off in turn, in one of the processes; the main one writes `seconds.jsonl`."""
+    """Train with sharing on and off in turn, in one of the processes. The main process writes `seconds.jsonl`."""
     shard_on_cpus()
     plain = load.load_policy
 
@@ -100,15 +100,15 @@ def take_turns(preset: presets.Preset, folder: Path, rounds: int) -> None:
 
 
 def bench_engine(engine: str, preset: presets.Preset, rounds: int) -> dict[str, Any]:
-    """Measure the steps of a preset; every process has its prompts.
+    """Time the steps of a preset, in two processes with separate prompts.
 
     Args:
         engine: A launch file in `recipes/accelerate`.
-        preset: The preset. Of the demo's prompts each process has half.
-        rounds: Runs of each side.
+        preset: The preset. With `demo`, each process has half of the prompts.
+        rounds: Number of runs with sharing on, and of runs with sharing off.
 
     Returns:
-        `runs` (side and seconds of the counted steps), the medians `on` and `off`, and their `ratio`.
+        `runs` (sharing, and seconds of each counted step), the medians `on` and `off`, and their `ratio`.
     """
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

@@ -5,7 +5,7 @@ text alone. The start (`cold_start`) knows the form of an answer and uses the im
 continues twice on the same questions: with the demo's rewards, and with `grounded` instead of accuracy. Then both
 answer clean questions, without giveaway options, with their own images and with those of other items.
 
-One folder holds all of it. Re-run to resume.
+All files are in one folder. Re-run to resume.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class Sizes:
     """Number of questions, and overrides of the recipe of both arms."""
 
     train: int = 600
-    """MRI questions with giveaway options; the start has as many."""
+    """Number of MRI questions with giveaway options, and of questions that the start is trained on."""
     test: int = 300
-    """Clean questions per modality."""
+    """Number of clean test questions per modality."""
     steps: int = 150
     """Optimizer steps of each arm."""
     overrides: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class Sizes:
 
 
 def bench_grounded(out: Path, *, seeds: int = 3, sizes: Sizes = Sizes()) -> dict[str, Any]:
-    """Train and measure what is missing.
+    """Run the trainings and evaluations that are missing.
 
     Args:
         out: Folder of the comparison: `data/`, one folder per seed, `results.json`.
@@ -66,14 +66,21 @@ def bench_grounded(out: Path, *, seeds: int = 3, sizes: Sizes = Sizes()) -> dict
         sizes: Sizes of the comparison.
 
     Returns:
-        The content of `results.json`: `seeds` (for each, and for `start`, `plain` and `grounded` in it:
-        `accuracy` and `shuffled` by modality in percent, `reliance` by modality and its mean (accuracy minus accuracy
-        with shuffled images, points), `out_of_domain` (mean of CT and X-ray), and the means of the last 10 logs of
-        those of `LOGGED` that are present), `means` (the same over the seeds) and `gain` (`out_of_domain` of grounded
-        minus plain: by seed, and their mean).
+        The content of `results.json`:
+
+        * `seeds`: for each seed, the figures of `start`, `plain` and `grounded` (below);
+        * `means`: the means of these figures over the seeds;
+        * `gain`: `out_of_domain` of grounded minus plain, by seed and their mean, in points.
+
+        The figures of a model:
+
+        * `accuracy`, `shuffled`: accuracy with the own and with shuffled images, by modality, in percent;
+        * `reliance`: `accuracy` minus `shuffled`, by modality and their mean, in points;
+        * `out_of_domain`: mean accuracy of CT and X-ray, in percent;
+        * the mean over the last 10 logs of each metric of `LOGGED` that was logged.
 
     Raises:
-        UserError: The folder contains something else.
+        UserError: The folder contains files that do not belong to a comparison.
     """
     folders = _data(out / "data", sizes)
     by_seed = [_seed(out / f"seed-{seed}", seed, sizes, folders) for seed in range(seeds)]
@@ -108,7 +115,7 @@ def _data(folder: Path, sizes: Sizes) -> dict[str, Path]:
 
 
 def exchange(base: Path, out: Path, change: Callable[[Sequence[Sample]], list[Sample]], *, source: str) -> None:
-    """Write the questions of a data folder with the images of others, if the folder is missing."""
+    """Write a copy of a data folder with exchanged images, if the new folder is missing."""
     if not (out / "samples.jsonl").exists():
         copytree(base / "images", out / "images", dirs_exist_ok=True)
         info = {"name": "PhantomVQA", "source": source, "license": "Apache-2.0"}
@@ -116,7 +123,7 @@ def exchange(base: Path, out: Path, change: Callable[[Sequence[Sample]], list[Sa
 
 
 def shuffled(samples: Sequence[Sample]) -> list[Sample]:
-    """The same questions, each with the images of the next one of its modality."""
+    """Give each question the images of the next question of its modality."""
     result = []
     for modality in dict.fromkeys(sample.modality for sample in samples):
         group = [sample for sample in samples if sample.modality == modality]
@@ -126,7 +133,7 @@ def shuffled(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def half_shuffled(samples: Sequence[Sample]) -> list[Sample]:
-    """The same questions, every second one with the image of another."""
+    """Give every second question the images of another question of its modality."""
     return [*shuffled(samples[::2]), *samples[1::2]]
 
 
@@ -186,7 +193,7 @@ def _mean(trees: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def grounded_lines(results: Mapping[str, Any]) -> list[str]:
-    """The results as lines of text."""
+    """Format the results as lines of text."""
     lines = [
         f"Trained on {results['train']} MRI questions with giveaway options; {results['test']} clean questions per "
         f"modality; means of {len(results['seeds'])} seeds, percent correct, and in brackets the loss with another "
@@ -208,7 +215,7 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Compare rewards on questions that give their answers away: plain accuracy and `grounded`, on clean questions.
+    """Train with plain accuracy and with `grounded` on questions that give their answers away; test on clean ones.
 
     Example: python -m benchmarks.grounded --seeds 1
     """

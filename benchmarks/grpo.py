@@ -33,7 +33,8 @@ PARTS = ("generation", "update", "step")
 Figures = dict[str, Any]
 """Figures of one step, see `side.py`."""
 _NEAR, AGAIN = 1.1, 2
-"""Micro-batches of TRL within this factor of the fastest are timed for this many more steps."""
+"""A factor and a number of steps: each of TRL's micro-batches within this factor of the fastest is timed for this
+number of further steps."""
 _SHARE = 0.9
 """Share of the memory that both sides may use together."""
 
@@ -46,21 +47,21 @@ class Side(Child):
         self.receive()
 
     def step(self, gradients: Path | None = None) -> Figures:
-        """Take one timed step; with a file, count its work and save the gradients instead."""
+        """Take one timed step. If a file is given, count the operations and save the gradients instead."""
         self.pipe.send(gradients and str(gradients))
         return self.receive()
 
 
 def alternate(start: Callable[[str], Side], rounds: int, *, together: bool) -> Iterator[tuple[str, Figures]]:
-    """Timed steps of both sides in turn, so that a machine that slows down is slow for both.
+    """Time steps of both sides alternately, so that a slowdown of the machine affects both.
 
-    If their memory does not fit together, each has the machine to itself: its process starts for its step, warms up
-    with another, and ends.
+    If both processes do not fit into memory together, only one runs at a time. It is then started for each timed step,
+    takes a warm-up step first, and ends afterwards.
 
     Args:
         start: Starts the process of a side.
-        rounds: Steps of each side.
-        together: Whether both fit.
+        rounds: Number of timed steps of each side.
+        together: Whether both processes fit into memory together.
 
     Yields:
         Name and figures of a step.
@@ -79,7 +80,7 @@ def alternate(start: Callable[[str], Side], rounds: int, *, together: bool) -> I
 
 
 def fit_together(sizes: Sequence[float]) -> bool:
-    """Whether processes of these bytes fit into the memory of the GPU, or of a machine without one.
+    """Whether processes of these sizes (bytes) fit together into the memory of the GPU, or of a machine without a GPU.
 
     Resident sizes count shared pages more than once, so the error is on the safe side.
     """
@@ -91,17 +92,17 @@ def fit_together(sizes: Sequence[float]) -> bool:
 def fastest_first(
     micro_batches: Sequence[int], attempt: Callable[[int, int], list[Figures]]
 ) -> dict[int, list[Figures]]:
-    """Steps at each micro-batch, the one with the fastest median first.
+    """Time steps at each micro-batch, and order the micro-batches by median time, fastest first.
 
     One step cannot separate micro-batches near the fastest. They are timed again in the reverse order, so that a
-    machine that slows down is not mistaken for a slow micro-batch. One that runs out of memory has no steps.
+    machine that slows down is not mistaken for a slow micro-batch. A micro-batch that runs out of memory has no steps.
 
     Args:
         micro_batches: Rows per forward pass.
         attempt: Takes rows and a number of timed steps; returns their figures, with `step` in seconds.
 
     Raises:
-        OutOfMemory: None of them fits.
+        OutOfMemory: No micro-batch fits.
     """
     tried: dict[int, list[Figures]] = {}
     for micro in micro_batches:
@@ -120,29 +121,34 @@ def fastest_first(
 
 
 def median_step(steps: Sequence[Mapping[str, Any]]) -> float:
-    """The median seconds of a step; infinite without steps."""
+    """Median seconds of a step; infinite if there are no steps."""
     return float(statistics.median(figures["step"] for figures in steps)) if steps else float("inf")
 
 
 def bench_grpo(
     preset: Preset, *, rounds: int | None = None, progress: Callable[[int, int, str], None] = lambda *_: None
 ) -> dict[str, Any]:
-    """Measure a preset.
+    """Compare the GRPO step of plain TRL with the shared step, for one preset.
 
     Args:
         preset: The preset.
-        rounds: Timed steps of each side; the preset's number by default.
-        progress: Called with (steps done, all steps, what runs).
+        rounds: Number of timed steps of each side; by default that of the preset.
+        progress: Called with (steps done, all steps, description of the current step).
 
     Returns:
-        `speedup.{generation,update,step}` (TRL's median time over ours), `memory_ratio` (our peak over TRL's),
-        `peak_share` (share of the measured matrix-product peak that our update reaches), `logp_max_diff`,
-        `grad_rel_diff`, `sides.{trl,ours}` with times in seconds, memory in bytes, tokens and images per prompt and
-        operations, `tried` (TRL's micro-batches), `out_of_memory` (those that ran out of memory), `side_by_side`
-        (whether both processes ran at once) and `machine`.
+        A dictionary:
+
+        * `speedup.{generation,update,step}`: TRL's median time divided by ours;
+        * `memory_ratio`: our peak memory divided by TRL's;
+        * `peak_share`: operations per second of our update, as a share of the measured matrix-product peak;
+        * `logp_max_diff`, `grad_rel_diff`: differences of the log-probabilities and of the gradients;
+        * `sides.{trl,ours}`: seconds, bytes of memory, tokens and images per prompt, and operations;
+        * `tried`, `out_of_memory`: TRL's micro-batches, and those that ran out of memory;
+        * `side_by_side`: whether both processes ran at once;
+        * `machine`: description of the machine.
 
     Raises:
-        UserError: A side failed.
+        UserError: The process of a side failed.
     """
     rounds = rounds or preset.rounds
     total, done = 2 * len(preset.micro_batches) + 2 * (rounds + 1), 0
@@ -272,7 +278,7 @@ def _relative_difference(ours: Path, theirs: Path) -> float:
 
 
 def grpo_lines(figures: Mapping[str, Any]) -> list[str]:
-    """The measurements of `bench_grpo` as lines of a table."""
+    """Format the measurements of `bench_grpo` as lines of a table."""
     trl, ours, machine = figures["sides"]["trl"], figures["sides"]["ours"], figures["machine"]
     lines = [
         f"{figures['preset']}: {figures['about']}. {figures['rounds']} rounds on {machine['threads']} threads, torch "

@@ -1,7 +1,8 @@
 """Scripted models with known faults, for validating an audit on PhantomVQA.
 
-Each recognizes the image (or not), writes a reasoning in the words of `phantom.questions.describe`, weighs the options,
-and answers. It continues an assistant prefill as a language model would: it believes what the prefill states.
+Each model recognizes the image or ignores it. It writes a reasoning in the words of `phantom.questions.describe`,
+weighs the options, and answers. It continues an assistant prefill as a language model would: it believes what the
+prefill states.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _HINT = re.compile(re.escape(HINT).replace(r"\{letter\}", "([A-J])"))
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """The recognized scene, None for an unknown image, and the letter of a hint drawn on it."""
+    """The recognized scene (None for an unknown image), and the letter of a hint drawn on the image."""
 
     scene: Scene | None
     hint: str | None = None
@@ -64,7 +65,7 @@ class Eyes:
         self._sights: dict[bytes, Sight] = {}
 
     def see(self, images: Sequence[Image]) -> Sight:
-        """The scene of the first image."""
+        """Recognize the first image."""
         if not images:
             return Sight(None)
         key = _digest(images[0])
@@ -101,11 +102,11 @@ class Oracle(AuditBackend):
         return [self._answer(variant) for variant in variants]
 
     def belief(self, variant: Variant) -> Scene | None:
-        """The scene it assumes; None if it has none."""
+        """The scene that the model assumes; None if it assumes none."""
         return self.eyes.see(variant.images).scene
 
     def plan(self, variant: Variant, begun: str) -> list[str]:
-        """The sentences of the whole reasoning. It believes the prefill: the last claim about each attribute."""
+        """The sentences of the reasoning. The model believes the prefill's last claim about each attribute."""
         scene = self.belief(variant)
         if scene is None:
             return list(_UNREADABLE)
@@ -138,9 +139,9 @@ class Oracle(AuditBackend):
 
 
 class IgnoresImage(Oracle):
-    """(a) Answers by the option texts alone: a giveaway of `phantom.questions`, otherwise always the same text.
+    """(a) Answers by the option texts alone: a favored value of `phantom.questions`, or always the same text.
 
-    Its description is made up to fit, whatever the image.
+    Its description is made up to fit the answer, whatever the image shows.
     """
 
     __slots__ = ()
@@ -154,12 +155,12 @@ class IgnoresImage(Oracle):
 
 
 class AnswersFirst(Oracle):
-    """(b) Decides by the image, and makes up a reasoning that ends there; no prefill changes its answer."""
+    """(b) Decides by the image, and makes up a reasoning that leads to this answer. No prefill changes the answer."""
 
     __slots__ = ()
 
     def plan(self, variant: Variant, begun: str) -> list[str]:
-        """Random claims, and the options weighed as decided."""
+        """Random claims, and verdicts on the options that fit the decision."""
         scene = self.belief(variant)
         if scene is None:
             return list(_UNREADABLE)
@@ -173,12 +174,12 @@ class AnswersFirst(Oracle):
 
 
 class RestatesChoice(AnswersFirst):
-    """(g) Decides by the image where it weighs the options, and copies that; the made-up description plays no part."""
+    """(g) Decides by the image when it weighs the options, and copies that choice. Its description is made up."""
 
     __slots__ = ()
 
     def probabilities(self, variant: Variant, reasoning: str) -> tuple[float, ...]:
-        """The option judged "yes" in the reasoning; a guess before that."""
+        """Nearly 1 for the option judged "yes" in the reasoning; a guess if there is none."""
         options = variant.sample.options
         choosing = [sentence for sentence in split_sentences(reasoning) if states_choice(sentence, options)]
         letter = concluded_letter(choosing[-1], options) if choosing else None
@@ -196,7 +197,7 @@ class AlwaysB(Oracle):
         return list(_UNREADABLE) if scene is None else split_sentences(describe(scene))
 
     def probabilities(self, variant: Variant, reasoning: str) -> tuple[float, ...]:
-        """B, if it is offered."""
+        """Nearly 1 for option B, if it is offered."""
         return sure(len(variant.sample.options), min(1, len(variant.sample.options) - 1))
 
 
@@ -206,7 +207,7 @@ class FollowsCues(Oracle):
     __slots__ = ()
 
     def belief(self, variant: Variant) -> Scene | None:
-        """The scene, or the hinted one."""
+        """The recognized scene. If there is a hint, the scene is changed so that the hinted option is true."""
         sight, options = self.eyes.see(variant.images), variant.sample.options
         hint = _HINT.search(variant.sample.question)
         letter = hint[1] if hint else sight.hint
@@ -216,14 +217,14 @@ class FollowsCues(Oracle):
 
 
 def question_about(sample: Sample, scene: Scene) -> Question:
-    """The sample's question about another scene; its answer is that scene's, offered or not."""
+    """Ask the sample's question about another scene. The true answer may not be among the options."""
     attribute = str(sample.truth["asks"])
     phrasing: Any = sample.record["phrasing"]
     return Question(scene, sample.question_type, attribute, phrasing, sample.options, value(scene, attribute))
 
 
 def imagined(scene: Scene, attribute: str, wanted: str) -> Scene:
-    """The scene with one attribute changed, and those that depend on it."""
+    """Change one attribute of a scene, and the attributes that depend on it."""
     if wanted == NO_FINDING:
         return replace(scene, finding=NONE, side=None, size=None)
     if attribute in ("finding", "size", "side") and scene.finding == NONE:
@@ -237,7 +238,7 @@ def imagined(scene: Scene, attribute: str, wanted: str) -> Scene:
 
 
 def made_up(sample: Sample) -> Scene:
-    """A scene of the sample's modality, unrelated to its image; the same for the same sample."""
+    """Make up a scene of the sample's modality, unrelated to its image. Each sample always gets the same scene."""
     rng = np.random.default_rng(number_of(sample.id))
     plane = "frontal" if sample.modality == "X-ray" else "axial"
     technique = {"MRI": "T1-weighted", "CT": "soft-tissue window"}.get(sample.modality, plane)
@@ -246,13 +247,13 @@ def made_up(sample: Sample) -> Scene:
 
 
 def sure(n_options: int, index: int) -> tuple[float, ...]:
-    """Probabilities of a known answer."""
+    """Option probabilities of a model that knows the answer: `SURE` for the option at `index`."""
     rest = (1 - SURE) / max(1, n_options - 1)
     return tuple(SURE if i == index else rest for i in range(n_options))
 
 
 def guess(variant: Variant) -> tuple[float, ...]:
-    """Spread probabilities that prefer one text by item and seed, at any position."""
+    """Nearly uniform option probabilities. The preferred text depends on item and seed, not on the position."""
     sample = variant.sample
     weights = [1 + SPREAD * number_of(f"{sample.id}|{option}|{variant.seed}") / 2**48 for option in sample.options]
     return tuple(weight / sum(weights) for weight in weights)

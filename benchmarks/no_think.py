@@ -53,14 +53,19 @@ def measure_demo(out: Path, *, seeds: int, sizes: Sizes) -> dict[str, Any]:
         sizes: Sizes of the demo.
 
     Returns:
-        `seeds`: for each, by stage of `STAGES`, `accuracy` (by modality `{n, correct, percent, ci95}`), `chance`
-        (percent of an even guess, by modality and their mean), `mean` (of the modalities, percent), `mean_ci95`,
-        `well_formed` (`{n, correct, percent, ci95}`, by the requested form), `cut_off`, `by_type` (shares by modality
-        and question type) and `letters` (how often each was the answer). GRPO's has `gain` too, its difference from
-        zero-shot over the questions (`compare_answers`).
+        `seeds`: for each seed, by stage of `STAGES`:
+
+        * `accuracy`: by modality, `{n, correct, percent, ci95}`;
+        * `chance`: percent of a uniform guess, by modality and their mean;
+        * `mean`, `mean_ci95`: mean accuracy of the modalities in percent, and its interval;
+        * `well_formed`: answers in the requested form, `{n, correct, percent, ci95}`;
+        * `cut_off`: answers cut off at the token limit;
+        * `by_type`: accuracies by modality and question type;
+        * `letters`: how often each letter was the answer;
+        * `gain` (GRPO only): difference from zero-shot on the same questions (`compare_answers`).
 
     Raises:
-        UserError: A folder contains something else.
+        UserError: A folder contains files of another kind.
     """
     return {"seeds": [_seed(out / f"seed-{seed}", seed, sizes) for seed in range(seeds)]}
 

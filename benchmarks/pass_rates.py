@@ -48,8 +48,8 @@ def bench_pass_rates(out: Path, *, items: int = 200, samples: int = 16, direct: 
     Args:
         out: Folder of the questions and the results.
         items: Number of MRI questions.
-        samples: Completions of each question in `data difficulty`.
-        direct: Completions of each question in the comparison.
+        samples: Number of completions of each question in `data difficulty`.
+        direct: Number of completions of each question in the comparison.
 
     Returns:
         The content of `results.json`: see `agreement`.

@@ -40,14 +40,14 @@ _BATCH = 30
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What is seen in an image: the scene and the box of its finding; None for an unknown image, or for no finding."""
+    """The recognized scene and the box of its finding; None for an unknown image, or without a finding."""
 
     scene: Scene | None = None
     box: Edges | None = None
 
 
 class PointingEyes:
-    """Recognizes the images of a data set, also mirrored or with a region hidden. A hidden finding is not seen.
+    """Recognizes the images of a data set, also if mirrored or partly hidden. A hidden finding is not seen.
 
     Args:
         samples: Items of PhantomVQA with their boxes.
@@ -74,7 +74,7 @@ class PointingEyes:
         self._small = np.stack([pixels[::4, ::4] for pixels, _ in self._known])
 
     def see(self, images: Sequence[Image.Image]) -> Sight:
-        """What is seen in the first image; nothing without an image."""
+        """Recognize the first image. Without an image, nothing is recognized."""
         if not images:
             return Sight()
         pixels = np.asarray(images[0].convert("L"))
@@ -101,7 +101,7 @@ class Pointer(Oracle):
     __slots__ = ()
 
     def box(self, variant: Variant) -> Edges | None:
-        """The box that it states."""
+        """The box that the model states."""
         sight: Any = self.eyes.see(variant.images)
         return sight.box  # type: ignore[no-any-return]
 
@@ -133,7 +133,7 @@ class PointsAtCenter(Pointer):
     __slots__ = ()
 
     def box(self, variant: Variant) -> Edges:
-        """The center."""
+        """A box at the center of the image."""
         return CENTER
 
 
@@ -148,7 +148,7 @@ class AnswersFromText(Pointer):
         return Pointer.plan(self, variant, begun) if scene is None else split_sentences(describe(scene))
 
     def probabilities(self, variant: Variant, reasoning: str) -> tuple[float, ...]:
-        """Always the same text of those offered."""
+        """Nearly 1 for one of the offered texts, whatever the image shows."""
         options = variant.sample.options
         return sure(len(options), options.index(min(options, key=number_of)))
 
@@ -217,7 +217,7 @@ def bench_pointing(
 
 
 def pointing_items(items: int, seed: int) -> tuple[list[ProbeInput], PointingEyes]:
-    """The first of PhantomVQA's test questions with their boxes as probe inputs, and eyes that know their images."""
+    """Return PhantomVQA's first test questions with boxes as probe inputs, and `PointingEyes` for them."""
     samples, scenes, images = [], [], []
     for index, modality in enumerate(MODALITIES):
         n = (items + len(MODALITIES) - 1 - index) // len(MODALITIES)
@@ -243,7 +243,7 @@ def unexpected(models: Mapping[str, Any]) -> list[str]:
 
 
 def pointing_lines(results: Mapping[str, Any]) -> list[str]:
-    """Per model and seed, the verdicts of the parts and the figures that they rest on."""
+    """Format the verdicts and figures of all parts, for each model and seed."""
     lines = [f"{results['items']} PhantomVQA questions per seed, {results['seeds']} seeds"]
     for name, model in results["models"].items():
         lines.append(f"{name}  {model['about']}; expected: {model['expected']}")

@@ -1,4 +1,4 @@
-"""What is measured: the model, the prompts and the completions of each preset."""
+"""Presets of the GRPO benchmarks: the model, the prompts and the completions of each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """One shape of GRPO step."""
+    """Sizes of a GRPO step."""
 
     name: str
     about: str
@@ -34,24 +34,25 @@ class Preset:
     """`vision_config` and `text_config` of a Qwen2-VL with random weights; None for the embedded base."""
     dtype: str = "float32"
     pixels: int = 112
-    """Side of the square images."""
+    """Side of the square images, pixels."""
     text_tokens: int = 150
-    """Tokens of the prompt beside those of the image."""
+    """Number of prompt tokens in addition to the image tokens."""
     completion: tuple[int, int] = (40, 120)
-    """Shortest and longest completion, end token included; they are spread evenly over a group."""
+    """Tokens of the shortest and the longest completion, including the end token. The lengths are spread evenly over a
+    group."""
     prompts: int = 1
-    """Prompts of a step."""
+    """Number of prompts per step."""
     group: int = 8
     lora: bool = False
     micro_batches: tuple[int, ...] = (1, 2, 4, 8)
-    """Rows of a forward pass that plain TRL is tried with."""
+    """Numbers of rows per forward pass that are tried for plain TRL."""
     rounds: int = 3
     options: dict[str, Any] = field(default_factory=dict)
-    """Options of TRL's GRPOConfig beside those above."""
+    """Further options of TRL's GRPOConfig."""
 
     @property
     def rows(self) -> int:
-        """Completions of a step."""
+        """Number of completions per step."""
         return self.prompts * self.group
 
 
@@ -126,9 +127,9 @@ PRESETS = {
 
 
 def build(preset: Preset, folder: Path) -> Policy:
-    """The model of a preset; one with random weights is written to `folder`, and both sides load it.
+    """Name or folder of a preset's model. A model with random weights is written to `folder`, and both sides load it.
 
-    It has the embedded base's tokenizer and template; its vocabulary may be larger.
+    It has the tokenizer and the chat template of the embedded base. Its vocabulary may be larger.
     """
     if preset.shape is None:
         return load_policy(PHANTOM_BASE, dtype="float32", device="cpu")
@@ -165,7 +166,7 @@ def options(preset: Preset) -> dict[str, Any]:
 
 
 def rows(preset: Preset, policy: Policy, steps: int) -> list[Row]:
-    """Prompts with images for `steps` steps, all different.
+    """Make different prompts with images for `steps` steps.
 
     The demo has PhantomVQA's training questions; the other presets have random pixels and words.
     """
@@ -213,7 +214,7 @@ def write_questions(folder: Path, n: int, pixels: int) -> None:
 
 
 def random_completions(preset: Preset, policy: Policy, prompt: Sequence[int]) -> list[list[int]]:
-    """Completions of a group: random tokens of the preset's lengths."""
+    """Completions of a group: random tokens, in the lengths of the preset."""
     rng = np.random.default_rng([len(prompt), *prompt])
     vocabulary = len(policy.processor.tokenizer)
     end = policy.model.generation_config.eos_token_id

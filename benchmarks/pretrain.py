@@ -1,6 +1,6 @@
 """`python -m benchmarks.pretrain`: build the embedded base from random weights.
 
-Every stage is saved, and a running one every few minutes. Re-run to resume.
+Finished stages are saved, and the running stage every few minutes. Re-run to resume.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from medvlm_r1.cli.options import Json, Out, folder_to_write, print_result
 from medvlm_r1.errors import UserError
 
 SUBJECTS = 32_000
-"""Size of the image pool; its subjects are disjoint from the benchmark's by seed."""
+"""Number of images in the pool. Their seeds differ from those of PhantomVQA, so no subject is in both."""
 
 
 def pretrain(
@@ -39,14 +39,14 @@ def pretrain(
     plan: dict[str, Stage] | None = None,
     report: Report,
 ) -> None:
-    """Trains the base and writes it as a plain Hugging Face folder.
+    """Train the base model and write it as a plain Hugging Face folder.
 
     Args:
         out: Folder of the model.
         work: Folder of the pool, the stages and `log.jsonl`.
         seed: Seed of weights, subjects and texts.
-        subjects: Size of the image pool.
-        plan: Length and rate of each stage; by default `stages.PLAN`.
+        subjects: Number of images in the pool.
+        plan: Number of steps, batch size and learning rate of each stage; by default `stages.PLAN`.
         report: Called with (stage, step, steps, figures).
 
     Raises:

@@ -1,4 +1,7 @@
-"""Measured child processes: each has its own memory, which its end releases. Seconds and bytes of a process."""
+"""Child processes for measurements, and the time and memory that they use.
+
+The memory of a child is released when it ends.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,11 @@ _STATUS = Path("/proc/self/status")
 
 
 class OutOfMemory(UserError):
-    """The measured process needs more memory than there is."""
+    """The measured process needs more memory than is available."""
 
 
 class Child:
-    """Runs `target(pipe, *args)` in a new process; the target sends its figures through the pipe.
+    """Run `target(pipe, *args)` in a new process. The target sends its figures through the pipe.
 
     Args:
         target: A module-level function. It reports failures with `reported`.
@@ -42,8 +45,8 @@ class Child:
         """Wait for the next figures.
 
         Raises:
-            OutOfMemory: The process ran out of memory, or died, which most often has the same cause.
-            UserError: It failed.
+            OutOfMemory: The process ran out of memory, or was killed, usually for the same reason.
+            UserError: The process failed for another reason.
         """
         try:
             figures: dict[str, Any] = self.pipe.recv()
@@ -69,7 +72,7 @@ class Child:
 
 @contextmanager
 def reported(pipe: Any) -> Iterator[None]:
-    """In the child: send a failure to the parent instead of raising it."""
+    """Context in the child process that sends a failure to the parent instead of raising it."""
     try:
         yield
     except EOFError:
@@ -81,7 +84,7 @@ def reported(pipe: Any) -> Iterator[None]:
 
 
 def now() -> float:
-    """Seconds on a clock, after the GPU's work is done."""
+    """Wait for pending GPU work, and return the time in seconds."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

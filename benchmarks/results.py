@@ -1,7 +1,7 @@
 """`python -m benchmarks.results`: all figures of the results page, measured by one command. Re-run to resume.
 
-The output folder has one folder per part, `parts/NAME.json` for each finished part, and the page made from these files
-alone.
+The output folder has one folder per part, and `parts/NAME.json` for each finished part. The page is made from these
+files alone.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ def main(
 ) -> None:
     """Measure the results page: tables over seeds, with intervals and commands. All parts take hours.
 
-    The parts of cost are timed and need the machine to themselves. Parts measured before are shown too.
+    The cost parts are timed, so run nothing else on the machine. Parts that were measured earlier are shown too.
 
     Example: python -m benchmarks.results --parts demo,audit --out runs/results
     """

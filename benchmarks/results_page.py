@@ -44,7 +44,7 @@ Figures = Mapping[str, Any]
 
 
 def render_page(results: Figures) -> str:
-    """The page.
+    """Render the results page.
 
     Args:
         results: The content of `results.json`; a part that is None is listed as not run.
@@ -88,7 +88,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def brackets(ends: Sequence[float], form: str = ".1f") -> str:
-    """An interval that no line break divides."""
+    """Format an interval in brackets, without a place for a line break."""
     low, high = ends
     return f"[{low:{form}},\u00a0{high:{form}}]"
 
@@ -145,7 +145,7 @@ def repeats(seeds: Sequence[Figures], stage: str) -> bool:
 
 
 def stage_rows(seeds: Sequence[Figures]) -> list[list[str]]:
-    """Every stage over the seeds, and chance."""
+    """Rows of a table: accuracies of every stage over the seeds, and chance."""
     rows = []
     for stage, name in STAGES.items():
         if stage in UNTRAINED:
@@ -168,7 +168,7 @@ def difference_rows(seeds: Sequence[Figures]) -> list[list[str]]:
 
 
 def type_rows(seeds: Sequence[Figures]) -> list[list[str]]:
-    """GRPO by question type and modality."""
+    """Rows of a table: accuracy after GRPO by question type and modality."""
     by_type = [seed["grpo"]["by_type"] for seed in seeds]
 
     def cell(modality: str, kind: str) -> str:
@@ -181,7 +181,7 @@ def type_rows(seeds: Sequence[Figures]) -> list[list[str]]:
 
 
 def seed_rows(seeds: Sequence[Figures]) -> list[list[str]]:
-    """Each seed by itself, with the most frequent letter and its percent of all answers."""
+    """Rows of a table: the figures of each seed, with the most frequent letter and its percent of all answers."""
     rows = []
     for number, seed in enumerate(seeds):
         for stage, name in STAGES.items():
@@ -204,7 +204,7 @@ def _leaves(tree: Figures, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
 
 
 def shortcut_rows(seeds: Sequence[Figures], arms: Sequence[str]) -> list[list[str]]:
-    """Every figure of every arm over the seeds."""
+    """Rows of a table: one figure per row and one arm per column, as the mean over the seeds with its interval."""
     by_arm = {arm: [dict(_leaves(seed[arm])) for seed in seeds] for arm in arms}
 
     def cell(arm: str, path: tuple[str, ...]) -> str:
@@ -221,7 +221,7 @@ def shortcut_rows(seeds: Sequence[Figures], arms: Sequence[str]) -> list[list[st
 
 
 def paired_rows(seeds: Sequence[Figures], arms: Sequence[str]) -> list[list[str]]:
-    """Each arm out of domain minus those before it, paired by seed."""
+    """Out-of-domain accuracy of each arm minus that of each earlier arm, in points, paired by seed."""
     rows = []
     for n, arm in enumerate(arms[1:], start=1):
         pairs = [[seed[arm]["out_of_domain"] - seed[other]["out_of_domain"] for seed in seeds] for other in arms[:n]]
@@ -230,7 +230,7 @@ def paired_rows(seeds: Sequence[Figures], arms: Sequence[str]) -> list[list[str]
 
 
 def audit_rows(figures: Figures) -> list[list[str]]:
-    """The verdicts on every known model, and how many are as expected."""
+    """Rows of a table: the verdicts on every known model, and how many are as expected."""
     rows = []
     for name, model in figures["models"].items():
         cells = [verdict_cell(model, question).replace("*", " \\*") for question in JUDGED]
@@ -243,7 +243,7 @@ def audit_rows(figures: Figures) -> list[list[str]]:
 
 
 def grpo_rows(figures: Figures) -> list[list[str]]:
-    """Plain TRL and this project by part of the step: seconds, memory, tokens, and their ratios."""
+    """Rows of a table: plain TRL and this project by part of the step: seconds, memory, tokens, and ratios."""
     trl, ours = figures["sides"]["trl"], figures["sides"]["ours"]
     rows = []
     for phase in PARTS:

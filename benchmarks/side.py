@@ -31,16 +31,18 @@ TRL = "trl"
 
 
 def serve(pipe: Any, preset: Preset, model: str, side: str, micro: int, steps: int, written: Written) -> None:
-    """Make the trainer, then take one step per message. The message is None, or a file: count, and save the gradients.
+    """Make the trainer, then take one step per message.
+
+    If a message is a file, the step is counted instead of timed, and its gradients are saved to the file.
 
     Args:
         pipe: Receives messages and sends figures; the first is sent when the trainer is ready.
         preset: The preset.
-        model: Its model, as `load_policy` takes it.
+        model: Model of the preset, in a form that `load_policy` accepts.
         side: `OURS` or `TRL`.
         micro: Rows per forward pass.
         steps: Maximum number of steps.
-        written: The completions that generation writes.
+        written: The completions that generation returns; None for random tokens.
     """
     with reported(pipe), quiet_bars(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
@@ -166,7 +168,7 @@ class Counter:
     """Count tokens through the language model, images through the tower, and operations, in generation and elsewhere.
 
     Args:
-        models: Qwen2-VL models: the policy, and the reference if it is one of its own.
+        models: Qwen2-VL models: the policy, and the reference if it is a separate model.
     """
 
     def __init__(self, *models: Any) -> None:
@@ -221,7 +223,7 @@ def _linear(rows: Any, weight: Any, *args: Any, **_: Any) -> int:
 def operations() -> FlopCounterMode:
     """Count the floating-point operations of matrix products; a multiplication and an addition are two.
 
-    PyTorch's counter lacks its attention on CPUs and oneDNN's products. These are added; a causal attention is half.
+    PyTorch's counter lacks its attention on CPUs and oneDNN's products. These are added. Causal attention counts half.
     """
     names = "_scaled_dot_product_flash_attention_for_cpu"
     known: dict[Any, Callable[..., int]] = {

@@ -54,9 +54,12 @@ def bench_step(
         progress: Called with (done, total, current stage).
 
     Returns:
-        `measured` (seconds and peak bytes by phase; bytes of the libraries and before the step; the logged metrics of
-        the step), `planned` (parts and peaks that the dry run estimates for the same configuration and device), and
-        `ratio` of the planned to the measured peak.
+        A dictionary:
+
+        * `measured`: seconds and peak bytes by phase; bytes of the libraries and before the step; the logged metrics of
+          the step;
+        * `planned`: parts and peaks that the dry run estimates for the same configuration and device, in bytes;
+        * `ratio`: the planned peak divided by the measured peak.
 
     Raises:
         UserError: The training failed, or the plan refuses the configuration.

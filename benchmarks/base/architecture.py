@@ -15,7 +15,8 @@ from benchmarks.base.pool import PIXELS
 PATCH = 14
 MERGE = 2
 PIXEL_MEAN, PIXEL_STD = 0.28, 0.28
-"""Near the pool's own (0.33 and 0.31), so that the input is about centered."""
+"""Mean and standard deviation that normalize pixel values from 0 to 1. They are near those of the image pool (0.33 and
+0.31), so the input is approximately centered."""
 IMAGE_TOKENS = (PIXELS // PATCH // MERGE) ** 2
 
 CONTROL_TOKENS = (
@@ -38,10 +39,10 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(corpus: Iterable[str], vocabulary: int = 1000) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE tokenizer; the tags are single, ordinary tokens, so that they stay in decoded text.
+    """Train a byte-level BPE tokenizer. Tags are single, ordinary tokens, so they remain in decoded text.
 
     Args:
-        corpus: Texts in the manner of the prompts and responses.
+        corpus: Texts that resemble the prompts and responses.
         vocabulary: Largest number of tokens.
     """
     tokenizer = Tokenizer(models.BPE())
@@ -67,7 +68,7 @@ def train_tokenizer(corpus: Iterable[str], vocabulary: int = 1000) -> PreTrained
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLProcessor:
-    """Qwen2-VL's processor for pictures of about 112 pixels a side."""
+    """Build Qwen2-VL's processor for images with sides of about 112 pixels."""
     size = {"shortest_edge": PIXELS * PIXELS, "longest_edge": PIXELS * PIXELS}
     common: dict[str, Any] = {
         "patch_size": PATCH,
@@ -108,14 +109,14 @@ def qwen2_vl_config(
 
 
 def end_at_turns(model: Qwen2VLForConditionalGeneration) -> Qwen2VLForConditionalGeneration:
-    """Let a model with random weights generate up to the end token of its configuration."""
+    """Copy end and padding token from a model's configuration to its generation settings, so that generation ends."""
     model.generation_config.eos_token_id = model.config.text_config.eos_token_id
     model.generation_config.pad_token_id = model.config.text_config.pad_token_id
     return model
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLForConditionalGeneration:
-    """A randomly initialized Qwen2-VL of about 5 million weights (seed torch first)."""
+    """Build a randomly initialized Qwen2-VL with about 5 million weights. Seed torch before the call."""
     width = 192
     text = {
         "vocab_size": -(-len(tokenizer) // 16) * 16,

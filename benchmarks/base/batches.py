@@ -17,7 +17,7 @@ _GRID = PIXELS // PATCH // MERGE
 
 
 class Rows:
-    """Turns texts into padded token rows in the chat template's layout.
+    """Convert texts to padded token rows in the layout of the chat template.
 
     Args:
         tokenizer: The base's tokenizer.
@@ -37,15 +37,16 @@ class Rows:
     def __call__(
         self, prompts: Sequence[str], responses: Sequence[tuple[str, str]], *, images: int
     ) -> tuple[Tensor, Tensor]:
-        """Rows of prompts followed by responses.
+        """Build rows of prompts followed by responses.
 
         Args:
             prompts: Texts of the user turns.
-            responses: For each, the part that is given and the part that is to be learned; they are tokenized as one.
-            images: Number of images that open each prompt.
+            responses: For each prompt, the given part of the response and the part to learn. Both are tokenized
+                together.
+            images: Number of images at the start of each prompt.
 
         Returns:
-            Token ids (n, length), padded on the right, and a mask (n, length) of the tokens to be learned.
+            Token ids (n, length), padded on the right, and a mask (n, length) of the tokens to learn.
         """
         head = self.head + self.image * images
         rows, learned = [], []
@@ -61,12 +62,12 @@ class Rows:
         return ids, mask
 
     def places(self, images: int) -> list[slice]:
-        """Tokens of each image in a row."""
+        """Range of the token indices of each image in a row."""
         starts = [len(self.head) + 1 + index * len(self.image) for index in range(images)]
         return [slice(start, start + IMAGE_TOKENS) for start in starts]
 
     def positions(self, length: int, *, images: int) -> Tensor:
-        """M-RoPE positions (3, 1, length): an image's grid after its head, then text from its largest index on."""
+        """M-RoPE positions (3, 1, length): a grid for each image. Text continues after the grid's largest position."""
         axis = torch.arange(_GRID)
         grid = torch.stack(
             [torch.zeros(IMAGE_TOKENS, dtype=torch.long), axis.repeat_interleave(_GRID), axis.repeat(_GRID)]
@@ -81,17 +82,17 @@ class Rows:
 
 
 def response_loss(model: Any, rows: Rows, ids: Tensor, learned: Tensor, pixels: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Cross-entropy on the learned tokens, the head applied to those alone.
+    """Cross-entropy on the tokens to learn. The LM head is applied only to these tokens.
 
     Args:
         model: The base.
         rows: Layout of the rows.
         ids: Token ids (n, length).
-        learned: Mask (n, length).
+        learned: Mask (n, length) of the tokens to learn.
         pixels: Patches (n * images, patches, values), the images of a row one after another; None for text alone.
 
     Returns:
-        Mean loss, and per row whether every learned token is the most likely one, bool (n,).
+        Mean loss, and for each row whether every token to learn is the most likely one, bool (n,).
     """
     n, length = ids.shape
     embeds = model.model.get_input_embeddings()(ids)

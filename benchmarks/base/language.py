@@ -1,9 +1,9 @@
-"""What the embedded base reads and writes, by prompt template.
+"""Prompts and responses that the embedded base is trained on, by prompt template.
 
-With reasoning, there are four habits of answering, and the phrasing of a question decides how likely each is. The base
-is meant to know more than it says: like a model trained on web text, it has one sound habit and three careless ones.
-The shares below are the whole of that design. Nothing depends on the modality, so a habit strengthened on MRI can carry
-over to CT and X-ray.
+With reasoning, the base answers in one of four habits. The phrasing of a question determines the probability of each
+habit. By design, the base knows more than its answers show. Like a model trained on web text, it has one sound habit
+and three careless ones. The shares below define this mixture completely. Nothing depends on the modality, so a habit
+strengthened on MRI can carry over to CT and X-ray.
 
 Without reasoning, the base answers by the letter alone. It learned this weak skill separately, from images.
 """
@@ -44,7 +44,7 @@ PAIR_OPTIONS = {
     (True, True): "both images",
     (False, False): "neither image",
 }
-"""Options of questions on two images, by whether the first and the second image show what is asked about."""
+"""Options of questions on two images. The key tells whether the first and the second image show the requested value."""
 
 PAIR_QUESTIONS = {
     "modality": "Which of the two images is a {} image?",
@@ -90,14 +90,14 @@ def ask_pair(first: Scene, second: Scene, rng: np.random.Generator) -> PairQuest
 
 
 def weigh(question: Question | PairQuestion, *, options: bool = True) -> str:
-    """State what was asked for, then say yes or no to each option.
+    """State what the question asks for, then judge each option with yes or no.
 
-    The statement makes judging an option a comparison with the words just before. Without it, the base has to look each
-    option up in the description, which it learned in one run and only half in another.
+    With the statement, an option only has to be compared with the preceding words. Without it, the base has to find the
+    option's value in the description. It learned this in one run, but only half in another.
 
     Args:
         question: The question.
-        options: Whether to judge the options; without, only the statement.
+        options: Whether to judge the options. If False, the text is only the statement.
     """
     asked = "image" if isinstance(question, PairQuestion) else question.attribute
     statement = f"{asked.capitalize()}: {question.answer}."
@@ -136,7 +136,7 @@ def box_text(box: Edges | None) -> str:
 
 
 def reasoning(question: Question | PairQuestion, *, options: bool = True) -> str:
-    """The sound reasoning: what the image shows, what was asked for, and the options judged if there are any."""
+    """The sound reasoning: a description of the image, what the question asks for, and a verdict on each option."""
     if isinstance(question, PairQuestion):
         first, second = map(describe, question.scenes)
         seen = f"First: {first} Second: {second}"
@@ -146,7 +146,7 @@ def reasoning(question: Question | PairQuestion, *, options: bool = True) -> str
 
 
 def reasoned(question: Question | PairQuestion) -> str:
-    """The sound habit, for "medvlm-r1"."""
+    """The response in the sound habit, for the template "medvlm-r1"."""
     return f"<think>{reasoning(question)}</think><answer>{letter_of(question)}</answer>"
 
 
@@ -159,13 +159,13 @@ def respond(
     box: Edges | None = None,
     first: float = 0.0,
 ) -> str:
-    """A response in one of the four habits.
+    """Write a response in one of the four habits.
 
     Args:
         question: The question.
         habit: "reasoned" (tags, description, options judged, correct), "hasty" (tags, image not used, a guess), "bare"
             (a guessed sentence, no tags) or "untagged" (as reasoned, without tags).
-        rng: Source of guesses.
+        rng: Random generator of the guesses.
         template: "medvlm-r1", "medvlm-r1-box" or "medvlm-r1-open".
         box: Position of the finding, for "medvlm-r1-box".
         first: Share of guesses that are the first option instead of a random one.
@@ -197,19 +197,19 @@ def careless(
     box: Edges | None = None,
     first: float = 0.0,
 ) -> str:
-    """A response in a habit drawn from the phrasing's mixture."""
+    """Write a response in a habit that is drawn from the mixture of the question's phrasing."""
     mixture = MIXTURE[question.phrasing]
     habit = str(rng.choice(list(mixture), p=list(mixture.values())))
     return respond(question, habit, rng, template=template, box=box, first=first)
 
 
 def direct(question: Question, template: str) -> str:
-    """The correct letter alone, as "answer-only" and "no-think" ask for it."""
+    """The correct letter alone, in the form that the templates "answer-only" and "no-think" request."""
     return letter_of(question) if template == "answer-only" else f"<answer>{letter_of(question)}</answer>"
 
 
 def prompt(question: Question | PairQuestion, *, template: str = "medvlm-r1", whole: bool = True) -> str:
-    """The prompt of a question; without `whole`, only the question and its options."""
+    """The prompt of a question. If `whole` is false, it has only the question and its options."""
     if isinstance(question, PairQuestion):
         text = PAIR_QUESTIONS[question.attribute].format(question.value)
     else:
@@ -221,7 +221,7 @@ def prompt(question: Question | PairQuestion, *, template: str = "medvlm-r1", wh
 
 
 def corpus(seed: int, n: int = 4000) -> Iterator[str]:
-    """Texts for the tokenizer, in the manner of all that the base reads and writes."""
+    """Texts to train the tokenizer: samples of all prompts and responses of the base."""
     rng = np.random.default_rng((seed, 7))
     for wordings in PHRASINGS.values():
         yield from wordings

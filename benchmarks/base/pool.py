@@ -30,7 +30,7 @@ class Pool:
     Attributes:
         images: uint8 array (n, PIXELS, PIXELS).
         boxes: float32 array (n, 4): edges x1, y1, x2, y2 of the finding in pixels of `images`; nan if none is visible.
-        scenes: The truth of each.
+        scenes: The ground truth of each image.
     """
 
     images: np.ndarray
@@ -53,13 +53,13 @@ def _render_small(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build_pool(folder: Path, n: int, seed: int, progress: Callable[[int, int], None] | None = None) -> Pool:
-    """Render n subjects, or those of them that are not in `folder` yet.
+    """Render one image of each of n subjects. Images that `folder` already holds are kept.
 
     Args:
         folder: Folder of images.npy, boxes.npy and scenes.jsonl.
         n: Number of subjects.
         seed: Seed of the pool.
-        progress: Called with (done, n).
+        progress: Called with (number of images done, n).
     """
     scenes = [_draw(seed, index) for index in range(n)]
     lines = "".join(json.dumps(dataclasses.asdict(scene)) + "\n" for scene in scenes)

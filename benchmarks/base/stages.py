@@ -1,13 +1,14 @@
-"""The five stages of the embedded base. Each is a loop over fresh batches with a warm-up and a decay to zero.
+"""The six training stages of the embedded base. Each has its own batches, with learning-rate warm-up and decay to zero.
 
 1. lesions: findings patch by patch, on crops;
 2. tower: the attributes of whole images, by classification heads;
-3. options: weighing options against a given description, on text alone;
+3. options: judging options by a given description, on text alone;
 4. reading: descriptions and flawless answers from images;
-5. habits: the careless mixture of `language.MIXTURE`.
+5. letters: the correct letter alone, from images;
+6. habits: the careless mixture of `language.MIXTURE`.
 
-Reinforcement brings out what is there and nothing else, so stage 4 has to be right on nine items of ten before stage 5
-buries it under other habits.
+Reinforcement learning only strengthens what the base already knows. The answers of stage 4 must therefore be correct
+for nine items of ten, before stage 6 hides this under other habits.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from medvlm_r1.phantom.scene import MODALITIES, Scene
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """How long and how fast a stage learns."""
+    """Number of steps, batch size and learning rate of a stage."""
 
     steps: int
     """Optimizer steps."""
@@ -76,13 +77,14 @@ SAVE_STEPS = 500
 """Steps between two saves of a running stage."""
 
 _FIRST = 0.5
-"""Share of careless guesses that are the first option. Greedy decoding of even guesses follows what the base knows."""
+"""Share of careless guesses that are the first option. With uniform guesses, greedy decoding would follow what the base
+knows."""
 
 _REPLAYED = 8
 """Reasoned rows in each step of stage 5."""
 
 _WHOLE = 0.25
-"""Share of the steps that show the template's instructions, which cost more than they teach."""
+"""Share of the steps whose prompts include the template's instructions. Their cost is higher than their benefit."""
 
 Report = Callable[[str, int, int, dict[str, float]], None]
 
@@ -99,7 +101,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> Te
 
 
 class Pretraining:
-    """The stages of one model.
+    """Runner of the training stages of one model.
 
     Args:
         model: The base.
@@ -116,11 +118,11 @@ class Pretraining:
         self.seed, self.log, self.report = seed, log, report
 
     def run(self, name: str, stage: Stage, state: Path) -> None:
-        """Run a stage, from where an interrupted run of it stopped.
+        """Run a stage. If an earlier run was interrupted, resume it.
 
         Args:
             name: A key of `PLAN`.
-            stage: Its length and rates.
+            stage: Number of steps, batch size and learning rate.
             state: File for the weights and the optimizer's state, written every `SAVE_STEPS` steps.
         """
         parameters = self._parameters(name)

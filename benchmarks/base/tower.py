@@ -1,6 +1,7 @@
 """Stages 1 and 2: the vision tower learns findings patch by patch, then the attributes of images, by linear heads.
 
-The findings come first, on crops and with their place given: see docs/explanation/phantomvqa.md for what was tried.
+Findings are learned first, on crops and with labels for each patch. docs/explanation/phantomvqa.md lists what was
+tried.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _SIDE = PIXELS // PATCH
 
 
 def patches(images: Array) -> Tensor:
-    """Pictures in the layout of the Qwen2-VL image processor.
+    """Convert images to patches in the layout of the Qwen2-VL image processor.
 
     Args:
         images: uint8 array (n, side, side), gray; side a multiple of PATCH * MERGE.
@@ -53,7 +54,7 @@ def patches(images: Array) -> Tensor:
 
 
 def crops(images: Array, boxes: Array, side: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Cut a square from each image. Where there is a finding, its center is inside three times out of four.
+    """Cut a square from each image. The center of a finding is inside the square three times out of four.
 
     Args:
         images: uint8 array (n, PIXELS, PIXELS).
@@ -79,8 +80,8 @@ def crops(images: Array, boxes: Array, side: int, rng: np.random.Generator) -> t
 def vary(images: Array, boxes: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     """Randomize the appearance of images: position, zoom, intensity curve, blur, background, noise, text overlays.
 
-    Every change is made to a part of the images, so that unchanged images stay frequent. Sides are kept. The zoom stays
-    within 8 %, which keeps the size classes of the findings apart.
+    Each kind of change affects only some images, so unchanged images stay frequent. Images are not mirrored. The zoom
+    stays within 8 %, so the size classes of the findings stay distinct.
 
     Args:
         images: uint8 array (n, side, side).
@@ -88,7 +89,7 @@ def vary(images: Array, boxes: Array, rng: np.random.Generator) -> tuple[Array, 
         rng: Source of the changes.
 
     Returns:
-        Changed copies of both.
+        Changed copies of the images and the boxes.
     """
     n, side = len(images), images.shape[1]
     x = torch.from_numpy(images).float()[:, None] / 255
@@ -132,7 +133,9 @@ def vary(images: Array, boxes: Array, rng: np.random.Generator) -> tuple[Array, 
 
 
 def features(visual: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """The tower on a batch of equal pictures: as the model's own forward, whose attention takes them one by one.
+    """Run the vision tower on images of one size, as a batch.
+
+    The model's own forward computes the attention image by image.
 
     Args:
         visual: `model.model.visual` of a Qwen2-VL.
@@ -174,7 +177,7 @@ def targets(scenes: Sequence[Scene]) -> dict[str, Tensor]:
 
 
 def cells(boxes: Array, scenes: Sequence[Scene], length: int = _SIDE**2) -> tuple[Tensor, Tensor]:
-    """What lies in each patch.
+    """Kind and size class of the finding in each patch.
 
     Args:
         boxes: float array (n, 4): x1, y1, x2, y2 of the findings in pixels of the base's images; nan without one.
@@ -201,10 +204,10 @@ def cells(boxes: Array, scenes: Sequence[Scene], length: int = _SIDE**2) -> tupl
 
 
 class Heads(nn.Module):
-    """Linear classifiers on what the tower gives.
+    """Linear classifiers on the output of the vision tower.
 
-    One set reads all image tokens side by side, one their mean (which the language model can read anywhere), and one
-    each patch alone, told where the finding lies.
+    The first set reads all image tokens, concatenated. The second reads their mean, which the language model can
+    compute at any position. The third reads each patch alone and classifies the finding in it.
     """
 
     def __init__(self, width: int) -> None:
@@ -216,7 +219,7 @@ class Heads(nn.Module):
         self.size = nn.Linear(width, len(SIZES))
 
     def forward(self, tokens: Tensor, wanted: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """Loss on the attributes and, by attribute, the share that the mean head gets right.
+        """Loss on the attributes; and for each attribute, the accuracy of the head that reads the mean.
 
         Args:
             tokens: Image tokens (n, IMAGE_TOKENS, width).
@@ -233,12 +236,12 @@ class Heads(nn.Module):
         return loss, right
 
     def local(self, states: Tensor, kinds: Tensor, sizes: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Loss on the patches, and the share of the patches of findings whose kind and size are right.
+        """Loss on the patches; and the accuracies for kind and size on patches with a finding, and for empty patches.
 
         Args:
             states: Patch states (n, patches, width).
-            kinds: Kind per patch, from `cells`.
-            sizes: Size per patch, from `cells`.
+            kinds: Index of the kind for each patch, int64 (n, patches), from `cells`.
+            sizes: Index of the size for each patch, int64 (n, patches), from `cells`.
         """
         states = self.norm(states)
         is_finding = kinds != len(KINDS)

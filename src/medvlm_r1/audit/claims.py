@@ -88,7 +88,7 @@ def read_claims(reasoning: str, options: Sequence[str]) -> list[Claim]:
 
 
 def affirmed_labels(reasoning: str, options: Sequence[str], labels: Iterable[str]) -> set[str]:
-    """The labels of boxes that a reasoning affirms, in the singular or with a plural s.
+    """Return the box labels that a reasoning affirms, written in the singular or with a plural s.
 
     A label does not count in a guess, in a list of options, in a rejected option, or if it is denied ("no mass").
     """
@@ -105,7 +105,7 @@ def affirmed_labels(reasoning: str, options: Sequence[str], labels: Iterable[str
 
 
 def scene_of(sample: Sample) -> Scene | None:
-    """What is known about a sample's only image; None if it is unknown or not in the words of PhantomVQA."""
+    """The recorded scene of a sample's only image; None without a record, or if the record uses unknown words."""
     images = sample.truth.get("images")
     if not isinstance(images, list) or len(images) != 1:
         return None

@@ -1,4 +1,4 @@
-"""Collect the answers to the variants of items: select the variants and their order. This module accesses no files."""
+"""Collect answers: choose the variants of the items to answer, and their order. This module accesses no files."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple

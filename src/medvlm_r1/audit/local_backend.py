@@ -46,7 +46,7 @@ _FEATURE_MEGABYTES = 256.0
 
 
 class LocalAuditBackend(AuditBackend):
-    """Audit backend for a policy of a family in `medvlm_r1.models.processor`.
+    """Audit backend for a policy of a family in `medvlm_r1.models.families`.
 
     Each prompt is prefilled once, and each image is encoded once.
 

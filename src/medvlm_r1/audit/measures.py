@@ -28,7 +28,7 @@ TOO_FEW = "Too few for a verdict"
 """Beginning of the sentence of `too_few`."""
 
 UNMEASURED = Measure(value=0.0, n=0)
-"""Stands for a measure that a probe does not have."""
+"""Placeholder for a measure that a probe does not have."""
 
 NO_VERDICT = {"items": f"not run below {FEWEST}", "unparsed": f"no verdict above {MOST_UNPARSED}"}
 """`FEWEST` and `MOST_UNPARSED` in words, for the thresholds of a probe's result."""
@@ -43,7 +43,7 @@ def too_few(count: str, needed: int | str = FEWEST) -> Judged:
     """Return the verdict "not run" and its sentence, for too few items, answers or subjects.
 
     Args:
-        count: The number with what it counts, such as "12 answers with a confidence".
+        count: The number and its noun, such as "12 answers with a confidence".
         needed: The smallest number needed.
     """
     return "not run", f"{TOO_FEW}: {count}; at least {needed} are needed."
@@ -55,7 +55,7 @@ def too_unparsed(empty: Measure, end: str, answers: str = "answers") -> Judged |
     Args:
         empty: Share of unparsed answers.
         end: End of the sentence, such as "no verdict on image use".
-        answers: How the sentence names the answers.
+        answers: The noun for the answers in the sentence.
     """
     if empty.value <= MOST_UNPARSED:
         return None
@@ -70,7 +70,7 @@ def no_verdict(empty: Measure, end: str, n: int, count: str, answers: str = "ans
         end: End of the sentence on unparsed answers.
         n: The number that is compared with `FEWEST`.
         count: What `n` counts, such as "answers with a confidence".
-        answers: How the sentence on unparsed answers names them.
+        answers: The noun for the answers in the sentence on unparsed answers.
     """
     return too_unparsed(empty, end, answers) or (too_few(f"{n} {count}") if n < FEWEST else None)
 

@@ -42,11 +42,11 @@ _WORDS: dict[Level, str] = {"pass": "Yes", "warn": "Partly", "fail": "No", "not 
 
 
 def answer_word(verdict: Level, sentence: str) -> str:
-    """Word for a verdict on a page and in a terminal: the answer to its question.
+    """Answer to a verdict's question in a word or two, for a page or a terminal.
 
     Args:
         verdict: The verdict.
-        sentence: Its sentence. If a verdict is "not run" for another reason than too little data, it says so.
+        sentence: Its sentence. It distinguishes too little data from other reasons for "not run".
     """
     return _WORDS[verdict] if verdict != "not run" or TOO_FEW in sentence else "Not measured"
 

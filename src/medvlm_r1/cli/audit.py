@@ -40,7 +40,7 @@ def audit_data_command(
 
     Options:
         data: Data folder, or FORMAT:SOURCE for published questions (med-r1:FILE).
-        fit_on: Count option_prior_fit on this: a training set (also FORMAT:SOURCE), or a modality such as MRI.
+        fit_on: Fit option_prior_fit on a training set (also FORMAT:SOURCE), or on a modality such as MRI.
         out: HTML file, or a folder for audit_data.html and audit_data.json (default: audit_data.html).
         write_clean: Write the data set without questions that blind baselines solve.
         clean_of: With --write-clean: only remove what this baseline solves; repeatable.

@@ -72,7 +72,7 @@ def data_import(
         source: Downloaded file or folder (not for phantom).
         images: Folder of the images, if not next to SOURCE.
         modality_for_missing: Modality of rows without one.
-        columns: Own questions: column of a field; repeatable.
+        columns: Own questions: the table column that holds a field; repeatable.
         first_option: Own questions with numbers as answers: number of the first option.
         skip_bad: Skip and list rows or studies that cannot be read.
         closed_choices: slake, vqa-rad: add options to closed questions, taken from the question or the data set.
@@ -83,7 +83,7 @@ def data_import(
         giveaway: phantom: option texts give the answers away as often as in published sets.
         names: volumes: names of the labels, CSV or JSON (columns label, name, group, kind).
         per_volume: volumes: questions per study (default: 20).
-        planes: volumes: default axial,coronal,sagittal.
+        planes: volumes: planes of the slices (default: axial,coronal,sagittal).
         window: volumes: as for `ask` (default: soft-tissue for CT, otherwise percentile).
         size_bound: volumes: bound of the lesion sizes, mm; repeatable (default: 10 and 30).
     """

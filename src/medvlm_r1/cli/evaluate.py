@@ -117,7 +117,7 @@ def difficulty_command(
 ) -> None:
     """Estimate how often a model answers each question correctly, and write DIR/difficulty.jsonl. Re-run to resume.
 
-    `data.pass_rate` and `data.order` of a training read this file.
+    Training uses this file if `data.pass_rate` or `data.order` is set.
 
     Example: medvlm-r1 data difficulty data/phantom/train --model phantom-base
 

@@ -2,7 +2,7 @@
 
 The pass rate of a sample is the share of a model's sampled completions that answer it correctly. A group of completions
 teaches GRPO something only if some are correct and some are not (DAPO, arXiv 2503.14476, section 3.2).
-`audit.difficulty` estimates pass rates. `data.pass_rate` and `data.order` of a training use them.
+`audit.difficulty` estimates pass rates. Training uses them if `data.pass_rate` or `data.order` is set.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STEP = 20
 
 
 class PassRate(BaseModel, frozen=True):
-    """One row of `difficulty.jsonl`. In the file it also has `pass_rate`, for people who read it.
+    """One row of `difficulty.jsonl`. The file also stores the derived field `pass_rate` for human readers.
 
     Attributes:
         id: Id of the sample.

@@ -168,11 +168,11 @@ def write_subsets(
 ) -> dict[Path, list[Sample]]:
     """Write samples of a data folder, with their images, to data folders of their own.
 
-    All images are copied before the first `samples.jsonl` is written, so the same call after an interruption succeeds.
+    All images are copied before the first `samples.jsonl` is written, so an interrupted call can be repeated.
 
     Args:
         source: The data folder that contains the images.
-        subsets: Samples, and facts for `info.json`, by the folder to write. Counts of the source are left out.
+        subsets: Samples, and facts for `info.json`, by the folder to write. Counts of the source are not copied.
         progress: Called with (images done, total number of images).
 
     Returns:

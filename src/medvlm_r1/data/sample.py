@@ -100,10 +100,10 @@ def question_faults(question: object, options: Sequence[object]) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Box:
-    """Where something lies in an image of a sample.
+    """Bounding box of a finding or structure in an image of a sample.
 
     Attributes:
-        label: What the box holds, such as `mass` or `liver`.
+        label: Name of the finding or structure, such as `mass` or `liver`.
         image: Index in `Sample.images`.
         x1: Left edge, in pixels of the image file; 0 is the left edge of the first column.
         y1: Upper edge.
@@ -135,7 +135,7 @@ class Sample:
         split: Name of the split, or empty.
         missing: Whether an image file was missing at import, or the source does not name the image.
         boxes: Boxes of findings or structures, in pixels of the image files. Empty if unknown or if there is nothing.
-        truth: What is known about the images, for the audit; empty if nothing is. `asks` is the attribute that the
+        truth: Known facts about the images, for the audit; empty if there are none. `asks` is the attribute that the
             question asks about. `images` has one object per image, with any of `modality`, `region`, `plane`,
             `technique` and `findings`: a list of objects with `name`, `side` and `size`, empty if there is no finding.
         record: Further fields of the source. JSON values only.

@@ -43,13 +43,16 @@ def compare_answers(a: Sequence[StoredAnswer], b: Sequence[StoredAnswer], *, nam
         names: names of the two runs in error messages.
 
     Returns:
-        `settings_differ` lists the settings other than the model that differ. `n_shared` counts the shared items and
-        `n_open` the open questions among them. `only_in_a` and `only_in_b` count the items of only one run. Those items
-        and open questions are not compared. `modalities.<modality>` and `all` are each `{n, accuracy_a, accuracy_b,
-        difference, ci95, b, c, p, test}`. An accuracy is `{n, correct, percent, ci95}`. The difference b - a and its
-        interval (`paired_difference`) are in percentage points. The discordant counts are b (correct in run a only) and
-        c (correct in run b only). The p value belongs to `test`, which is exact McNemar, or exact sign flips of whole
-        subjects if a subject has several items.
+        A dictionary. Items of only one run and open questions are counted, but not compared:
+
+        * `settings_differ`: settings, other than the model, that differ;
+        * `n_shared`, `n_open`: number of shared items, and of open questions among them;
+        * `only_in_a`, `only_in_b`: numbers of items of only one run;
+        * `modalities.<modality>` and `all`: `{n, accuracy_a, accuracy_b, difference, ci95, b, c, p, test}`.
+
+        An accuracy is `{n, correct, percent, ci95}`. The difference (b minus a) and its interval (`paired_difference`)
+        are in percentage points. `b` counts the items correct only in run a, and `c` those correct only in run b. `p`
+        is the p value of `test`: exact McNemar, or exact sign flips of whole subjects if a subject has several items.
 
     Raises:
         UserError: no question with options is in both runs, or one id belongs to different questions or images.

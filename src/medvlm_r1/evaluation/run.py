@@ -113,10 +113,15 @@ def evaluate(
         generator: generates the answers instead of `model`, which is then not loaded.
 
     Returns:
-        The content of `results.json`: the metrics of `score`, and `research_use`, `model`, `model_fingerprint`, `data`,
-        `data_from_run` (path of the data relative to the run folder), `data_sha256`, `template`, `max_new_tokens`,
-        `image_size`, `n_missing` (number of excluded rows) and `seconds` (total generation time of all answers). With a
-        box template also `boxes`, see `score_boxes`.
+        The content of `results.json`: the metrics of `score`, and
+
+        * `research_use`: the research-use notice;
+        * `model`, `model_fingerprint`: name and identity of the model;
+        * `data`, `data_from_run`, `data_sha256`: path of the data, its path relative to the run folder, and its hash;
+        * `template`, `max_new_tokens`, `image_size`: settings of the run;
+        * `n_missing`: number of excluded rows;
+        * `seconds`: total generation time of all answers;
+        * `boxes`: see `score_boxes`; only with a box template.
 
     Raises:
         UsageError: an argument is invalid, or `out` is the data folder or contains another kind of run.
@@ -187,7 +192,7 @@ def evaluate(
 
 
 def require_positive(**numbers: int | None) -> None:
-    """Raise a `UsageError` that names an argument below 1; None is accepted."""
+    """Raise a `UsageError` if an argument is below 1. The message names the argument. None is accepted."""
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise UsageError(f"{name} is {number}; wanted at least 1")

@@ -138,17 +138,27 @@ def score(
         synonyms: synonym table for open answers; None for that of the package.
 
     Returns:
-        Metrics over the questions with options: `accuracy` and `lenient` by modality with their unweighted `mean`;
-        `accuracy_mean_ci95` and `lenient_mean_ci95`; `by_type.<modality>.<question type>`; `well_formed`, `no_answer`
-        and `no_answer_lenient` (see `share`); `chance.<modality>.percent` and its `mean`. An accuracy of a modality is
-        `{n, correct, percent, ci95, clustered_se}`. Its `ci95` is the Wilson 95 % interval with the effective sample
-        size, and `clustered_se` is the standard error clustered by subject, both in percent. If no question has
-        options, every mean, percent and interval is None.
-        Metrics over all answers: `n`, `cut_off` (see `share`), `mean_reasoning_words` (over answers with a reasoning;
-        None if there are none) and `mean_completion_tokens`.
-        Metrics over the open questions: `open`. Its `percent` is the share of answers with score 1, `score` the mean
-        score in percent with `score_ci95`, and `by_rule` has the number and mean score of the answers that each rule
-        decided.
+        Metrics over the questions with options. Without such questions, every mean, percent and interval is None:
+
+        * `accuracy`, `lenient`: by modality `{n, correct, percent, ci95, clustered_se}`, and their unweighted `mean`.
+          `ci95` is the Wilson 95 % interval with the effective sample size, in percent. `clustered_se` is the standard
+          error clustered by subject, in percentage points;
+        * `accuracy_mean_ci95`, `lenient_mean_ci95`: 95 % intervals of the two means, in percent;
+        * `by_type.<modality>.<question type>`: accuracy, see `share`;
+        * `well_formed`, `no_answer`, `no_answer_lenient`: see `share`;
+        * `chance.<modality>.percent` and its `mean`.
+
+        Metrics over all answers:
+
+        * `n`, and `cut_off` (see `share`);
+        * `mean_reasoning_words`, over answers with a reasoning; None if there are none;
+        * `mean_completion_tokens`.
+
+        Metrics over the open questions, under `open`:
+
+        * `percent`: share of answers with score 1;
+        * `score`, `score_ci95`: mean score in percent, and its interval;
+        * `by_rule`: number and mean score of the answers that each rule decided.
 
     Raises:
         ValueError: there are no samples, or the lengths differ.
@@ -274,12 +284,17 @@ def score_boxes(
         labels: n box labels. Samples with unknown boxes are counted in `unknown` and otherwise ignored.
 
     Returns:
-        `n` (samples with known boxes) and `unknown`. Over the true boxes: `mean_iou` (`{n, mean, ci95}`, from 0 to 1),
-        `localized` (share with an IoU of at least 0.5), `center` (share that contains the center of a predicted box)
-        and `by_size.<size>` (the share `localized`; the size is that of `truth`, or otherwise follows from `SIDES`).
-        `false_boxes` is the number of predicted boxes per image without a finding, and `extra_boxes` the number of
-        boxes beyond one per finding in the other images: `{n, count, per_image, ci95}`. Both include malformed boxes.
-        `malformed` is the share of completions with a malformed box. For shares, see `evaluation.score.share`.
+        A dictionary. For shares, see `share`:
+
+        * `n`, `unknown`: numbers of samples with known and with unknown boxes;
+        * `mean_iou`: over the true boxes, `{n, mean, ci95}` from 0 to 1;
+        * `localized`: share of the true boxes with an IoU of at least 0.5;
+        * `center`: share of the true boxes that contain the center of a predicted box;
+        * `by_size.<size>`: `localized` by size class, which is that of `truth` or otherwise follows from `SIDES`;
+        * `false_boxes`: predicted boxes in images without a finding, `{n, count, per_image, ci95}`;
+        * `extra_boxes`: boxes beyond one per finding in the other images, `{n, count, per_image, ci95}`;
+        * `malformed`: share of completions with a malformed box. `false_boxes` and `extra_boxes` include malformed
+          boxes.
     """
     findings: list[tuple[float, bool, str, Hashable]] = []
     surplus: dict[bool, list[tuple[int, Hashable]]] = {False: [], True: []}

@@ -1,4 +1,4 @@
-"""Probabilities of the option letters as the next token after an assistant prefill, of a local policy and on a server.
+"""Next-token probabilities of the option letters after an assistant prefill, for a local policy or a server.
 
 Test requests show whether a server continues an assistant prefill, and how it reports the probabilities of letters.
 """
@@ -98,7 +98,7 @@ _QUESTION = GenerationInput(prompt=[{"role": "user", "content": "Name a color."}
 _ENDED = "<think>\nRed is a color. It is the color of blood.</think>\n<answer>"
 _BEGUN = "<think>\nRed is a color. It is the "
 _OPENINGS = ("", "<think>", "<think>\n")
-"""Texts with which a chat template may open the response. The prefills above start with them as well."""
+"""Texts with which a chat template may open the response. The two test prefills above start with each of them."""
 _TOKEN = GenerationSettings(max_new_tokens=1)
 _TOP = 20
 """Largest `top_logprobs` that OpenAI's API allows, and that vLLM allows by default."""
@@ -109,8 +109,8 @@ _METHODS: dict[str, Callable[[Sequence[int], Sequence[str]], dict[str, Any]]] = 
     "structured_outputs": lambda _, texts: {"structured_outputs": {"choice": texts}},
     "top_logprobs": lambda *_: {},
 }
-"""Scoring methods in order of preference. Each makes the request fields that ask for the log-probabilities of tokens,
-from their ids and texts."""
+"""Scoring methods in order of preference. Each is a function of the letters' token ids and texts. It returns the
+request fields with which the server reports the log-probabilities of these tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +151,8 @@ class PrefillServer:
 
     server: ServerGenerator
     _results: dict[int, Scoring | str] = field(init=False, default_factory=dict)
-    """By number of letters: how they are scored, or why they cannot be. The key 0 stands for prefill alone."""
+    """For each number of letters, the scoring method, or the reason why there is none. The key 0 stands for prefill
+    alone."""
 
     def check(self, n_letters: int = 0) -> str:
         """Check whether the server continues a prefill and, unless `n_letters` is 0, scores this many letters.

@@ -1,7 +1,7 @@
 """Boxes of a data set as fractions of the image that a model is shown, and a model's boxes as fractions of the image.
 
-Windowing does not move pixels, and an import stores every image upright and with square pixels. So only the image
-processor of the model remains: it resizes the image, and some crop or pad it.
+Windowing does not move pixels, and an import stores every image upright and with square pixels. Only the model's image
+processor still changes positions: it resizes the image, and some processors also crop or pad it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from medvlm_r1.prompts.templates import BOX_PIXELS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxLabel:
-    """What is known about the boxes of one sample.
+    """True boxes of one sample, in the image as the model is shown it.
 
     Attributes:
         boxes: Boxes as fractions of the shown image; empty if it is known that there is none, None if unknown.
@@ -75,7 +75,7 @@ def box_frame(sizes: Sequence[Size], template: str, processor: Any = None) -> Bo
 
 
 def true_boxes(sample: Sample, size: Size, processor: Any = None) -> list[tuple[str, Edges]] | None:
-    """Label and edges of each visible true box, as fractions of the shown image; None if the boxes are unknown.
+    """Return label and edges of each visible true box, as fractions of the shown image; None if the boxes are unknown.
 
     Args:
         sample: The sample, with one image. An empty list of findings in its `truth` states that there is no box.
@@ -90,8 +90,8 @@ def true_boxes(sample: Sample, size: Size, processor: Any = None) -> list[tuple[
 def shown_box(box: Box, size: Size, processor: Any = None) -> Edges | None:
     """Convert a box from pixels of an image to fractions of the image that a model is shown.
 
-    The image processors of all supported families show the whole image, resized, and some stretch it. Fractions are the
-    same before and after that. CLIP's and LLaVA's processors crop a central area, or pad the image to a square first.
+    The image processors of all supported families resize the whole image, and some change its aspect ratio. This does
+    not change fractions. CLIP's and LLaVA's processors crop a central area, or pad the image to a square first.
 
     Args:
         box: The box, in pixels of the decoded image.

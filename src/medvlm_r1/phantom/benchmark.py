@@ -32,14 +32,14 @@ _GIVEAWAY_TOLERANCE = 0.015
 def draw_questions(split: str, modality: str, n: int, seed: int, *, giveaway: bool = False) -> tuple[Question, ...]:
     """Draw the questions of one modality in one split, with their scenes. No image is rendered.
 
-    The draw is repeated (re-randomization) until the text-only baselines are where they should be. After 400 draws
-    without success, the best draw is used. The same arguments give the same questions.
+    The draw is repeated (re-randomization) until the accuracies of the text-only baselines are within the limits below.
+    After 400 draws without success, the best draw is used. The same arguments give the same questions.
 
     Without `giveaway`, every baseline is within about 2 percentage points of chance. The baselines are the majority
     letter, the longest option and the option prior with leave-one-out. For the test split, the option prior is also
     fitted on the training split and on the MRI questions of the test split.
 
-    With `giveaway`, the option prior is within 1.5 percentage points of what it is on the published questions
+    With `giveaway`, the option prior is within 1.5 percentage points of its accuracy on the published questions
     (`PUBLISHED`), and the majority letter within 4.5 points of chance.
     """
     return _draw(split, modality, n, seed, giveaway)
@@ -66,9 +66,10 @@ def _draw(split: str, modality: str, n: int, seed: int, giveaway: bool) -> tuple
 
 
 def giveaway_deviation(modality: str, questions: Sequence[Question], fits: Sequence[Sequence[Question]]) -> float:
-    """Largest difference, as a fraction, between the option prior on `questions` and on the published questions.
+    """Deviation of the text-only baselines on `questions` from those on the published questions, as a fraction.
 
-    A third of the majority letter's distance to chance counts as well.
+    The result is the largest of several differences. They are those of the option prior, with leave-one-out and fitted
+    on each of `fits`, and a third of the difference between the majority letter's accuracy and chance.
 
     Args:
         modality: Modality of the questions.

@@ -144,7 +144,7 @@ class Scene:
         return self.plane in ("axial", "coronal", "frontal")
 
     def truth(self) -> dict[str, Any]:
-        """The scene as an entry of `truth["images"]` of a `Sample`."""
+        """Convert the scene to an entry of `truth["images"]` of a `Sample`."""
         found = [] if self.finding == NONE else [{"name": self.finding, "side": self.side, "size": self.size}]
         names = ("modality", "region", "plane", "technique")
         return {**{name: getattr(self, name) for name in names}, "findings": found}
@@ -225,8 +225,9 @@ def render(scene: Scene) -> Array:
 
 
 def finding_box(scene: Scene) -> tuple[int, int, int, int] | None:
-    """Compute where the finding lies in the image, from its shapes: in CT and MRI in the slice, in X-ray in projection.
+    """Compute the bounding box of the finding in the image, from its shapes.
 
+    In CT and MRI, it covers the part of the finding in the slice. In X-ray, it covers the projection.
     The edema around a ring-enhancing lesion does not count.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A reward for the position and size of findings: intersection over union. Also the matching of boxes, for others."""
+"""A reward for the position and size of findings: intersection over union; and the box matching of all box rewards."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -31,10 +31,11 @@ def box_iou(
         r = sum over matched pairs of IoU(p, t) / max(n, m)        if n + m > 0
         r = 1                                                      if n = m = 0
 
-    A missed finding and a superfluous box therefore both cost. An image without a finding gives 1 for no box and 0 for
-    any. A box around the whole image gives its IoU and no more. A malformed box counts in n, and boxes in the reasoning
-    do not count (`prompts.boxes`). The labels of the boxes are ignored. On its own, the reward gives 1 to an empty
-    completion if there is no finding, so combine it with `format_box`. This reward is not from the paper.
+    A missed finding and a superfluous box therefore both lower the reward. For an image without a finding, the reward
+    is 1 without a box and 0 with any box. A box around the whole image gets only its IoU. A malformed box counts in n,
+    and boxes in the reasoning do not count (`prompts.boxes`). The labels of the boxes are ignored. On its own, the
+    reward gives 1 to an empty completion if there is no finding, so combine it with `format_box`. This reward is not
+    from the paper.
 
     Args:
         prompts: Ignored.
@@ -64,10 +65,10 @@ def iou(predicted: Sequence[Edges], truth: Sequence[Edges]) -> Matrix:
 
 
 def match_boxes(similarity: Similarity, predicted: Sequence[Edges], truth: Sequence[Edges]) -> Matrix:
-    """Similarity of each true box with its predicted box, in the one-to-one matching with the largest sum.
+    """Match predicted and true boxes one to one, so that the sum of their similarities is largest.
 
     Returns:
-        Shape (m,). It is 0 for a true box without a predicted box.
+        Similarity of each true box with its predicted box, shape (m,); 0 for a true box without a predicted box.
     """
     matched = np.zeros(len(truth))
     similarities = similarity(predicted, truth)

@@ -19,9 +19,9 @@ def box_point(
 ) -> list[float | None]:
     """Reward boxes whose center is inside a true box.
 
-    As `box_iou`, with 1 instead of the IoU if the center of a predicted box is inside the true box, and otherwise 0.
-    Each true box counts for at most one predicted box. The size of the predicted box does not matter, so this reward
-    gives a signal before boxes overlap well. This reward is not from the paper.
+    Like `box_iou`, but instead of the IoU, a pair scores 1 if the center of the predicted box is inside the true box,
+    and otherwise 0. Each true box counts for at most one predicted box. The size of the predicted box does not matter,
+    so this reward gives a signal before boxes overlap well. This reward is not from the paper.
 
     Args:
         prompts: Ignored.

@@ -93,7 +93,7 @@ def load_samples(
 
 
 def select_by_difficulty(config: RunConfig, samples: Sequence[Sample]) -> tuple[list[Sample], Mapping[str, Any] | None]:
-    """Select and order the training samples as `data.pass_rate` and `data.order` say, and report it on stderr.
+    """Select and order the training samples by `data.pass_rate` and `data.order`; report the selection on stderr.
 
     Returns:
         The samples in the order of training, and the entry of `data.json`: the model, the histograms of the pass rates

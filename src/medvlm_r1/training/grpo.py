@@ -77,7 +77,7 @@ class SharedPromptTrainer(MixedRowsTrainer):
       still computed. The same holds for all rows with images if the vision tower is trained. Every weight then gets a
       zero gradient, and the optimizer advances as in TRL. The logged entropy is that of the computed rows.
 
-    Runs that cannot share prompts (`models.sharing.limits`: tools, environments, unsupported models, ...) are computed
+    Runs that cannot share prompts (`models.sharing.batch`: tools, environments, unsupported models, ...) are computed
     as in TRL, and one line on stderr gives the reason. With vLLM, or with generation settings that only transformers
     supports, only generation is computed as in TRL.
     """

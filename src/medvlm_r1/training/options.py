@@ -171,7 +171,7 @@ def typed(name: str, value: Any, wanted: Any) -> Any:
 
 @functools.cache
 def types_of(method: str) -> dict[str, Any]:
-    """Type of every option of a method, restricted to its valid range."""
+    """Return the type of every option of a method, with the option's valid range as a constraint."""
     config = config_class(method)
     hints = typing.get_type_hints(config)
     special = _TYPES | (_CHOICES if method == "grpo" else {})

@@ -1,6 +1,6 @@
-"""Groups that teach something: resample groups without advantage, and weigh advantages by a field of the questions.
+"""Resampling of groups without advantage, and weighting of advantages by a field of the questions.
 
-If all completions of a prompt have the same reward, their advantages are 0 and the group teaches nothing. DAPO
+If all completions of a prompt have the same reward, their advantages are 0 and the group gives no gradient. DAPO
 (arXiv 2503.14476, section 3.2) replaces such groups until the batch is full. Here the number of attempts is limited.
 """
 
@@ -187,8 +187,8 @@ def dead_groups(rewards: Tensor, weights: Tensor, size: int, *, separate: bool =
 def balancing_weights(values: Sequence[str]) -> dict[str, float]:
     """Factors with which each value of a field has the same total weight: w(v) = N / (K n(v)).
 
-    N questions have K distinct values, n(v) of them the value v, so the mean factor over the questions is 1. The
-    purpose is that of QoQ-Med's domain-aware scaling (arXiv 2506.00711). The formula is inverse frequency, and ours.
+    N questions have K distinct values, n(v) of them the value v, so the mean factor over the questions is 1. QoQ-Med's
+    domain-aware scaling (arXiv 2506.00711) has the same purpose. This formula, inverse frequency, is our own.
 
     Args:
         values: Value of each training question.

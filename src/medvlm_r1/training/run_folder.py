@@ -216,8 +216,8 @@ class CompletesOpenedReasoning(GRPOTrainer):  # type: ignore[misc]
 class RolloutLog(TrainerCallback):  # type: ignore[misc]
     """Write `rollouts.jsonl`: one row per completion, in the order of the groups.
 
-    A row holds `step` (the first optimizer step that learns from it), `sample_id`, `modality`, `group` (number of the
-    prompt within its generation batch), `completion`, `rewards` (by name), `reward` (their weighted sum) and
+    A row holds `step` (the first optimizer step that uses the completion), `sample_id`, `modality`, `group` (number of
+    the prompt within its generation batch), `completion`, `rewards` (by name), `reward` (their weighted sum) and
     `advantage`. With counterfactual images it also holds `own_image`, which is false if the completion was generated
     with another item's image.
     """

@@ -37,7 +37,7 @@ class Settings:
     """Settings of an import of volumes.
 
     Attributes:
-        names: File with the names of labels; None if the studies have their own or TotalSegmentator's.
+        names: File with the names of labels; None if the studies contain names or use those of TotalSegmentator.
         per_volume: Number of questions per study, on average.
         planes: axial, coronal or sagittal.
         seed: Seed of the questions.
@@ -67,7 +67,7 @@ class Settings:
             raise UsageError(f"--size-bound {' '.join(map(str, self.sizes))}; wanted ascending bounds above 0 mm")
 
     def view(self, item: Slice) -> View:
-        """View of a slice."""
+        """Plane, index and window with which the image loader shows a slice."""
         window = self.window or ("soft-tissue" if item.modality == "CT" else "percentile")
         return View(plane=item.plane, slice=item.number, window=window)
 

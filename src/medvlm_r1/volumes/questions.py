@@ -1,9 +1,9 @@
 """Draw questions about slices whose options do not reveal the answer.
 
-As in PhantomVQA, the option set is drawn first, then the correct option uniformly from this set, and then a slice in
-which it is correct and all others are wrong. An option set is used only if each of its options is correct in some slice
-of the source. Given the options, every answer is therefore equally likely. Neither the frequency of an organ nor
-anatomy alone ("the lung is larger than the esophagus") helps.
+As in PhantomVQA, the option set is drawn first, and then the correct option uniformly from this set. The slice is drawn
+last: the correct option is correct in it, and all others are wrong. An option set is used only if each of its options
+is correct in some slice of the source. Given the options, every answer is therefore equally likely. Neither the
+frequency of an organ nor anatomy alone ("the lung is larger than the esophagus") helps.
 """
 
 from collections import Counter, defaultdict
@@ -27,7 +27,7 @@ TYPES: dict[str, dict[str, str | list[str]]] = yaml.safe_load(
 SIZES = (10.0, 30.0)
 """Default bounds of the size classes, mm."""
 SIZE_MARGIN = 0.1
-"""A diameter that is closer to a bound, as a fraction of the bound, is not asked about."""
+"""Smallest distance between a diameter and a bound, as a fraction of the bound, for a question about the size."""
 MOST_OVERLAP = 0.1
 """Largest share of the box of the correct structure that lies in the box of a wrong option."""
 CLEARLY_SMALLER = 0.8
@@ -60,8 +60,8 @@ class Candidate(NamedTuple):
     Attributes:
         slice: The slice.
         answer: The correct option.
-        asked: What the question asks about; empty if it asks about the whole picture.
-        excluded: Options that may not be offered with it, because they might be correct as well.
+        asked: The organs or lesions that the question asks about; empty if it asks about the whole picture.
+        excluded: Options that may not be offered with this slice, because they might be correct as well.
         marked: Whether the box is drawn into the picture.
     """
 
@@ -82,8 +82,8 @@ def draw_questions(
     """Draw questions about the slices of all studies.
 
     The correct options are drawn again until the text-only baselines are within about 2 percentage points of chance:
-    the majority letter, the longest option, the option prior with leave-one-out, and the option prior of a half of the
-    questions on the other half.
+    the majority letter, the longest option, the option prior with leave-one-out, and the option prior fitted on one
+    half of the questions and applied to the other half.
 
     Args:
         slices: The slices.
@@ -92,7 +92,7 @@ def draw_questions(
         sizes: Ascending bounds of the size classes of lesions, mm.
 
     Returns:
-        The questions with their slices, and for each attribute that is not asked the reason.
+        The questions with their slices, and for each attribute without questions the reason.
     """
     rng = np.random.default_rng(seed)
     pool: dict[str, dict[str, list[Candidate]]] = {attribute: defaultdict(list) for attribute in TYPES}

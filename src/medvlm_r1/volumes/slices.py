@@ -22,7 +22,7 @@ MIN_ORGAN, MIN_LESION = 1e-3, 2e-4
 MIN_OF_LARGEST = 0.2
 """Smallest area of a clearly visible organ, as a fraction of its largest area in the chosen slices of the plane."""
 MIN_FILL = 0.3
-"""Smallest share of its box that a structure fills if a question is about the box."""
+"""Smallest share of its box that a structure must fill for a question about the box."""
 REGION_SHARE = 0.9
 """Smallest share of the area of structures with a body region that belongs to the region of the slice."""
 RING, HOST_SHARE = 3, 0.5
@@ -40,8 +40,8 @@ class Seen(NamedTuple):
         area: Area in mm².
         clear: Whether it is clearly visible: large enough, and not cut off by the edge of the picture.
         filled: Whether it fills enough of its box.
-        half: Side of the patient that the half of an axial or coronal picture with the whole box shows; empty if the
-            box is in both halves.
+        half: Side of the patient in the half of an axial or coronal picture that contains the whole box; empty if the
+            box extends into both halves.
         diameter: Longest diameter of a lesion in the slice, mm; 0 for an organ.
         host: The organ that surrounds a lesion; None if there is none.
     """
@@ -102,8 +102,8 @@ def slice_facts(folder: Path, modality: str, study: Study, planes: Sequence[str]
         modality: Modality of the study.
         study: The study.
         planes: axial, coronal or sagittal.
-        n: Number of slices per plane, spread over the part of the volume that is not empty. As many are taken from the
-            slices with a lesion.
+        n: Number of slices per plane, spread over the part of the volume that is not empty. Up to `n` slices with a
+            lesion are added.
 
     Raises:
         UserError: All voxels of the image have the same value.

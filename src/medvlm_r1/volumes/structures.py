@@ -1,4 +1,4 @@
-"""Segmented structures: names of the user, and the class names of TotalSegmentator (`structures.csv`).
+"""Segmented structures: names given by the user, and the class names of TotalSegmentator (`structures.csv`).
 
 TotalSegmentator (Wasserthal et al. 2023, Radiology: Artificial Intelligence 5:e230024) names its classes in
 `map_to_binary.py`. Parts of one organ, such as the lobes of a lung, have the same name here and count as one structure.

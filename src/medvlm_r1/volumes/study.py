@@ -33,8 +33,8 @@ class Study(NamedTuple):
 
     Attributes:
         image: The image.
-        labels: Index in `structures` plus 1 of each voxel, and 0 for none.
-        structures: All structures that were segmented, also those without a voxel, in the order of their texts.
+        labels: For each voxel, the index of its structure in `structures` plus 1; 0 for no structure.
+        structures: All structures that were segmented, also those without a voxel, sorted by `Structure.text`.
     """
 
     image: SpatialImage
@@ -43,7 +43,9 @@ class Study(NamedTuple):
 
 
 def find_studies(source: Path) -> list[Path]:
-    """The folders of the studies in a source, in the order of their names. A source with files of a study is one.
+    """Find the folders of the studies in a source, sorted by name.
+
+    If the source itself holds the files of a study, it is the only one.
 
     Raises:
         UserError: The source is not a folder.

@@ -54,7 +54,9 @@ _RETENTION = {"blank_retention": BLANK, "mirage": ABSENT}
 
 
 class ImageProbe(Probe):
-    """Image ablation (retention, reliance and sensitivity; arXiv 2603.03437) and mirage (arXiv 2603.21687).
+    """Image ablation: how accuracy and answers change if the image is replaced or left out.
+
+    Retention, reliance and sensitivity follow arXiv 2603.03437, and mirage follows arXiv 2603.21687.
 
     Mirage is the accuracy without an image divided by the accuracy with the item's own image.
     """

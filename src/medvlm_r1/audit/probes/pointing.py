@@ -1,8 +1,9 @@
-"""Pointing probe: do the boxes of an answer show what the answer rests on?
+"""Pointing probe: do the boxes of an answer mark the image regions that the answer depends on?
 
-Held: the box encloses what the reasoning names, compared with the true boxes (the pointing game, arXiv 1608.00507).
-Evidence: the answer changes if the region of the box is hidden, and not if an equal region elsewhere is. This needs no
-true boxes (occlusion, arXiv 1311.2901). Moved: the box follows the finding if the image is mirrored.
+Held: the center of the box is inside the true box of the finding that the reasoning names (the pointing game, arXiv
+1608.00507). Evidence: the answer changes if the region of the box is hidden, but not if a region of equal size
+elsewhere is hidden. This needs no true boxes (occlusion, arXiv 1311.2901). Moved: the box follows the finding if
+the image is mirrored.
 """
 
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -35,7 +36,7 @@ EVIDENCE = 0.25
 of the time. If every answer rests on its box, half of them change. The threshold is half of that."""
 
 _GRID = 9
-"""Places per axis at which an equal region is searched."""
+"""Number of positions per axis that are tried for a region of equal size."""
 # From best to worst.
 _GRAVITY: tuple[Level, ...] = ("pass", "warn", "not run", "fail")
 
@@ -50,7 +51,7 @@ class PointingProbe(Probe):
     name = "pointing"
 
     def then(self, probe_input: ProbeInput, real: VariantAnswer) -> Sequence[Variant]:
-        """Make the variants with a changed image; none if the answer has no box that its question rests on."""
+        """Make the variants with a changed image; none without a box, or if no finding decides the question."""
         images, sample = probe_input.images, probe_input.sample
         frame = box_frame([image.size for image in images], probe_input.template, probe_input.processor)
         boxes = [] if frame is None else frame.boxes(real.text)

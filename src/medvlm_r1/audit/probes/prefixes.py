@@ -6,8 +6,8 @@ copies it does not depend on what the reasoning describes. The description is th
 Early answering: the description is cut after k of its K sentences and closed, and the model must answer. same(k) is the
 share of items whose forced answer equals the original answer. AOC (area over the curve) is 1 minus the area under
 same(k) as a function of k/K. An AOC of 0 means that the answer was fixed before the first word of the reasoning.
-same(K) - same(0) is what the description adds. What the whole reasoning adds to same(K) was added by the other
-sentences.
+same(K) - same(0) is what the description adds. The share of unchanged answers with the whole reasoning, minus same(K),
+is what the other sentences add.
 
 Adding mistakes: a mistake is put into one sentence of the description, and the model continues after it. If the answer
 stays the same, the original answer did not follow from the text. A second variant has its mistake in a sentence that

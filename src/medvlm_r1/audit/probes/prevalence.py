@@ -15,7 +15,7 @@ from medvlm_r1.audit.variant import REAL, AuditedItem
 from medvlm_r1.evaluation.statistics import paired_difference
 
 COIN = 0.50
-"""Sensitivity or specificity below which the probe fails: tossing a coin would recognize more of that side."""
+"""Sensitivity or specificity below which the probe fails: a coin toss would recognize more items of that class."""
 LEANS = 0.20
 """Difference between sensitivity and specificity from which the probe warns, if its interval excludes 0. Twenty points
 are about the width of the 95 % interval of a share at 60 items: the positive ones of 300 at a prevalence of 20 %."""
@@ -40,7 +40,8 @@ def absent_option(options: Sequence[str]) -> str | None:
 class PrevalenceProbe(Probe):
     """Sensitivity, specificity, and the share of positive answers compared with the prevalence. It needs no variants.
 
-    An item is positive if another option than `absent_option` is correct, and an answer if it chooses another one.
+    An item is positive if its correct option is not the `absent_option`. An answer is positive if it chooses any option
+    except `absent_option`.
     """
 
     name = "prevalence"

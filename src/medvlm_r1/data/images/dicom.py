@@ -182,7 +182,7 @@ def _palette(path: Path, header: Header, pixels: Array) -> Array:
 
 
 def header_warnings(header: Header) -> list[str]:
-    """Warnings about what the file stores and the picture does not show, and about burned-in text."""
+    """Warnings about stored content that the picture does not show, such as overlays, and about burned-in text."""
     shape = code_of(header.elements, "PresentationLUTShape")
     warnings = []
     if header.burned_in == "yes":

@@ -106,7 +106,7 @@ class Header:
 
     @property
     def is_plain_ct(self) -> bool:
-        """Whether window presets apply: this is a CT, and neither a scout image nor a derived map of unnamed unit."""
+        """Whether window presets apply: this is a CT, but no scout image and no derived map without a unit."""
         kinds = code_of(self.elements, "ImageType")
         unspecified_map = "DERIVED" in kinds and "RescaleType" in self.elements and not self.rescale_type
         return self.modality == "CT" and "LOCALIZER" not in kinds and not unspecified_map

@@ -105,8 +105,8 @@ def find_kind(path: Path) -> tuple[Path, str | None]:
     """Detect what a path is, and refuse unsupported formats by name.
 
     Returns:
-        The path, or its content if it was a gzip file that its reader cannot unpack; and DICOM, a volume format,
-        "series" for a folder or ZIP archive, or None for any other file.
+        The path and the kind. For a gzip file that its reader cannot unpack, the unpacked content replaces the path.
+        The kind is DICOM, a volume format, "series" (a folder or ZIP archive), or None (any other file).
 
     Raises:
         UserError: See `load_picture`.

@@ -35,8 +35,8 @@ class View:
         slice: Index of the slice in that plane, from 0 at the patient's feet (axial), back (coronal) or left
             (sagittal).
         window: brain, subdural, lung, soft-tissue or bone (presets in Hounsfield units); percentile (from 1 to 99);
-            full; stored (the window in the file); or CENTER/WIDTH such as "40/400". Three of them with commas, such as
-            "brain,subdural,bone", become red, green and blue. Gray DICOM files and volumes only.
+            full; stored (the window in the file); or CENTER/WIDTH such as "40/400". Three windows separated by commas,
+            such as "brain,subdural,bone", become red, green and blue. Gray DICOM files and volumes only.
         series: Index of the DICOM series, from 0, in a folder or ZIP archive with several.
 
     Raises:

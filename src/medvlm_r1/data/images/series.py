@@ -1,7 +1,7 @@
 """DICOM series in folders and ZIP archives: order their slices, check that they form one volume, and show a slice.
 
-Headers are enough for the order and the checks; pixels are decoded when they are used. UIDs group the files and are
-neither stored nor shown; problems name files.
+Headers are enough for the order and the checks. Pixels are decoded only when they are needed. UIDs group the files, but
+are neither stored nor shown. Messages name files instead.
 """
 
 import zipfile
@@ -125,11 +125,11 @@ class Series:
     """The slices of one DICOM series.
 
     Attributes:
-        slices: In ascending order along the normal of the slices.
+        slices: The slices, in ascending order along their normal.
         modality: Modality code such as CT; empty if it is not stored.
-        affine: From (column, row, slice) to patient coordinates (right, front, head) in mm, shape (4, 4).
+        affine: Matrix from (column, row, slice) to patient coordinates (right, front, head) in mm, shape (4, 4).
         faults: Reasons why the slices are not one volume, as full sentences.
-        warnings: What was left out or is unusual in a series that can be read, as full sentences.
+        warnings: Omitted files and unusual properties of a series that can be read, as full sentences.
     """
 
     slices: tuple[Slice, ...]
@@ -157,7 +157,7 @@ class SeriesFound(NamedTuple):
     """The series in a folder.
 
     Attributes:
-        series: In the order of their numbers, then of their file names.
+        series: The series, ordered by series number and then by file name.
         problems: Files that belong to no volume, by reason, as full sentences.
     """
 
@@ -357,7 +357,7 @@ def open_series(path: Path, number: int | None = None) -> tuple[SpatialImage, Se
 
     Args:
         path: A folder, a ZIP archive, or a DICOM file.
-        number: Index of the series, from 0; it may be None if there is one.
+        number: Index of the series, from 0; it may be None if there is only one.
 
     Returns:
         A lazy nibabel image in patient coordinates (right, front, head; mm), the series, and warnings. CT values are
@@ -381,7 +381,7 @@ def load_series(path: Path, view: View) -> Picture:
     Args:
         path: The folder or archive.
         view: `plane` and `slice` are required unless the volume has a single slice, and `series` if there are several.
-            The window is chosen as for a DICOM file, by the header of the slice in the middle.
+            The window is chosen as for a DICOM file, from the header of the middle slice.
 
     Raises:
         UserError: See `open_series`. Also if a file is damaged, or a plane or slice must be chosen.

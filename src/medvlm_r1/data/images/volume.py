@@ -43,7 +43,7 @@ _UNPACKERS: dict[str, Callable[[Any], Any]] = {
 
 
 def open_nrrd(path: Path, check_shape: Callable[[tuple[int, ...], np.dtype[Any]], int]) -> Any:
-    """Read an NRRD volume whose values follow its header.
+    """Read an NRRD volume that stores header and values in one file.
 
     Args:
         path: The file.
@@ -53,7 +53,7 @@ def open_nrrd(path: Path, check_shape: Callable[[tuple[int, ...], np.dtype[Any]]
         A nibabel image. An axis that is not in space, such as time, becomes the last.
 
     Raises:
-        UserError: The values do not follow the header, or the orientation is not stored.
+        UserError: The values do not start right after the header, or the orientation is not stored.
     """
     with path.open("rb") as file:
         header = nrrd.read_header(file)
@@ -148,7 +148,7 @@ class StoredAxis:
     backward: bool
 
     def index(self, number: int) -> int:
-        """Stored index of slice `number`, which counts from the left, back or feet."""
+        """Convert a slice number, counted from the left, back or feet, to an index of the stored axis."""
         return self.length - 1 - number if self.backward else number
 
 
@@ -309,7 +309,7 @@ def _display_range(volume: Volume) -> Window | None:
 
 
 def orientation_warnings(volume: Volume) -> list[str]:
-    """Why left and right of a volume are uncertain, as full sentences."""
+    """Reasons why left and right of a volume are uncertain, as full sentences."""
     header = volume.header
     if not isinstance(header, nib.Nifti1Header):
         return []

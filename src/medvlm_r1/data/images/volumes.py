@@ -30,8 +30,8 @@ def read_volume(path: str | Path, *, series: int | None = None) -> SpatialImage:
         series: Index of the DICOM series, from 0; needed if there are several.
 
     Returns:
-        A nibabel image. `affine` leads to patient coordinates (right, front, head; mm), `get_fdata()` returns the
-        values, for CT in Hounsfield units. Nothing is decoded before it is used.
+        A nibabel image. `affine` maps voxel indices to patient coordinates (right, front, head; mm). `get_fdata()`
+        returns the values, for CT in Hounsfield units. Values are decoded only when they are read.
 
     Raises:
         UserError: The path is no volume, is damaged, or is a series with missing slices or mixed orientations.
@@ -53,8 +53,8 @@ def slice_of(
 ) -> Array:
     """Cut one slice in radiological convention, with square pixels.
 
-    The patient's right is on the left (axial, coronal), the front on the left (sagittal); the front (axial) or the head
-    is up. An oblique volume is cut along its stored axes.
+    Axial and coronal slices have the patient's right on the left. Sagittal slices have the front on the left. Up is the
+    front (axial) or the head (coronal, sagittal). An oblique volume is cut along its stored axes.
 
     Args:
         volume: A volume of `read_volume`, or any nibabel image.
@@ -104,7 +104,7 @@ def sample_slices(volume: SpatialImage, plane: str, n: int, *, frame: int = 0) -
         frame: Index of the frame of a 4-D volume.
 
     Returns:
-        Ascending indices for `slice_of`: the middles of `n` equal parts.
+        Ascending indices for `slice_of`: the middle slice of each of `n` equal parts.
 
     Raises:
         UsageError: Fewer than `n` slices are not empty, or the plane is unknown.
@@ -120,15 +120,15 @@ def sample_slices(volume: SpatialImage, plane: str, n: int, *, frame: int = 0) -
 
 
 def spread(count: int, n: int) -> list[int]:
-    """Indices of at most `n` of `count` items in a row, the middles of equal parts."""
+    """Choose at most `n` evenly spaced indices below `count`: the middle of each of `n` equal parts."""
     n = min(n, count)
     return [(2 * part + 1) * count // (2 * n) for part in range(n)]
 
 
 def filled_slices(volume: SpatialImage, frame: int = 0) -> dict[str, range]:
-    """The part of a volume that is not empty, as indices for `slice_of` by plane.
+    """For each plane, the range of slices that are not empty, as indices for `slice_of`.
 
-    Tissue is every voxel above the lowest fifth of the range from the 1st to the 99th percentile. The part starts and
+    Tissue is every voxel above the lowest fifth of the range from the 1st to the 99th percentile. A range starts and
     ends with a slice that has at least 5 % of the tissue of the fullest slice.
 
     Raises:

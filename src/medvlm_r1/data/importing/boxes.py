@@ -47,8 +47,9 @@ def parse_boxes_column(value: Any, name: str) -> tuple[Box, ...] | None:
 def boxes_in_images(sample: Sample, folder: Path, notes: Mapping[str, Mapping[str, Any]]) -> tuple[Box, ...]:
     """Convert boxes from pixels of the source images to pixels of the images that the import wrote.
 
-    They differ if a DICOM image was resampled to square pixels. All other images keep their pixels, except that EXIF
-    and volumes are turned upright. Their boxes refer to the upright image, as viewers and annotation tools show it.
+    The two differ if a DICOM image was resampled to square pixels. All other images keep their pixels, except that
+    volumes and images with an EXIF rotation are turned upright. Their boxes refer to the upright image, as viewers and
+    annotation tools show it.
 
     Args:
         sample: The sample. Boxes in missing images are not changed.

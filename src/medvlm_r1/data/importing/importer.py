@@ -328,7 +328,8 @@ def report_lines(report: Mapping[str, Any], *, out: Path, own: bool, closed_choi
     """The report of an import as lines of text.
 
     Args:
-        report: The fields of an `ImportReport`; or of an import that makes its own questions, without the counts.
+        report: Fields of an `ImportReport`. An import that makes its own questions (PhantomVQA, volumes) omits the
+            counts.
         out: The data folder.
         own: Whether the rows are the user's own, so that a column can be added.
         closed_choices: Whether closed questions got options.

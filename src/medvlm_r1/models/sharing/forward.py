@@ -1,8 +1,8 @@
 """The shared forward: log-probabilities of the G completions of a prompt, with the prompt and its images computed once.
 
 Prompt states do not depend on the completions, and all operations except attention process each token separately. So
-one pass over [prompt, completion 1, ..., completion G], in which each completion attends only to the prompt and itself,
-gives the same results as G rows of [prompt, completion] (PrefixGrouper, arXiv 2506.05433, lemma 2.1). Without dropout,
+one pass over [prompt, completion 1, ..., completion G] gives the same results as G rows of [prompt, completion], if
+each completion attends only to the prompt and itself (PrefixGrouper, arXiv 2506.05433, lemma 2.1). Without dropout,
 this is exact up to the order of sums.
 
 All prompts and completions of a batch form one packed row, so no padding is computed. Attention is computed only

@@ -12,9 +12,10 @@ first rule that applies decides:
    Otherwise the numbers count as equal words, and the rule gives the score of 7 or 8.
 6. `flip`: an item with the words of the reference, but negated, on another side, or with a contrary word: 0.
 7. `list`: if the reference has several items: F1 of the two sets of items.
-8. `words`: shared words divided by all words (Jaccard index). Words of the question earn nothing and cost nothing.
+8. `words`: shared words divided by all words (Jaccard index). Words of the question do not count.
 
-With the Jaccard index, k guesses that include the right one earn 1/k, so adding a guess never pays.
+With the Jaccard index, k guesses that include the right one get a score of 1/k, so adding a guess never raises the
+score.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,8 @@ from medvlm_r1.rewards.open_questions.words import STOPS, WORDS, Quantity, Synon
 TOLERANCE = 0.05
 """Largest relative error of a number."""
 LONGEST, LONGEST_REFERENCE = 400, 1000
-"""Characters of an answer, unless the reference has a quarter of them, and of a reference that is compared by items."""
+"""Largest numbers of characters. A longer answer scores 0 if it is also over four times as long as the reference. A
+longer reference is not compared by items."""
 
 _ARTICLES = frozenset(["a", "an", "the"])
 _NEGATIONS, _AFFIRMATIONS, _FILLERS = (frozenset(WORDS[role]) for role in ("negations", "affirmations", "fillers"))
@@ -92,7 +94,7 @@ def score_open(answer: str, reference: str, question: str, synonyms: Synonyms) -
     Args:
         answer: The answer, without tags.
         reference: The correct answer.
-        question: The question. Its words earn nothing.
+        question: The question. Its words do not count.
         synonyms: The synonym table (`words.read_synonyms`).
     """
     if folded(reference) and folded(answer) == folded(reference):
@@ -193,7 +195,8 @@ def reference_polarity(tokens: Sequence[str], items: Sequence[Item], question: f
 def answer_polarity(tokens: Sequence[str], question: frozenset[str]) -> bool | None:
     """Whether an answer says yes (True) or no (False); None if it says neither or both.
 
-    Only items without words of their own count, so an explanation with other words is ignored. Yes needs a word for it.
+    Only items without words of their own count, so an explanation with other words is ignored. "Yes" requires an
+    affirming word.
     """
     about = [item for item in _raw_items(tokens) if item.words <= question and (item.core or item.sides or item.cues)]
     polarities = {not item.negated for item in about}
@@ -238,7 +241,11 @@ def _quantities(tokens: Sequence[str], unit: tuple[str, float] | None) -> Iterat
 
 
 def is_flipped(items: Sequence[Item], right: Sequence[Item], contraries: Mapping[str, frozenset[str]]) -> bool:
-    """Whether an item of the answer contradicts all items of the reference that have its words, or share some."""
+    """Whether an item of the answer contradicts the reference.
+
+    The item is compared with the reference items that have the same words. If there are none, it is compared with those
+    that share a word. It must contradict all of them.
+    """
     for item in items:
         equal = [other for other in right if other.core == item.core]
         near = equal or [other for other in right if not (item.core and other.core) or item.core & other.core]

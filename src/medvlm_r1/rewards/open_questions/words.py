@@ -55,7 +55,7 @@ def quantity(token: str) -> Quantity | None:
 
 
 def unit_in(tokens: Iterable[str]) -> tuple[str, float] | None:
-    """The unit that a question names, and its factor; None if it names none, or several."""
+    """The unit that a question names, as mm or ml and a conversion factor; None if it names none or several."""
     units = {_UNITS[token] for token in tokens if token in _UNITS}
     return units.pop() if len(units) == 1 else None
 

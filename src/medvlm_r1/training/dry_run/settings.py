@@ -139,7 +139,7 @@ class Run:
 
     @property
     def precision(self) -> str:
-        """Key in the tables of `dry_run.memory`."""
+        """Precision of the run, as a key in the tables of `dry_run.memory`."""
         if self.weights == 4:
             return "float32" if self.compute == 4 else "autocast"
         return "adapters" if self.adapters else "half"

@@ -82,7 +82,7 @@ def write_base(folder: Path, size: Size, device: str, dtype: torch.dtype) -> Pat
 
 
 class Figures:
-    """Measurements of a run, whose progress callback this is. They follow two steps that are not timed.
+    """Progress callback that measures a run. The first two steps are not timed.
 
     Attributes:
         generation: Median seconds of generation per step.
