@@ -1,12 +1,16 @@
 """Claims about the image in a reasoning text, and whether they are true.
 
-Claims cover the attributes that PhantomVQA records. They are parsed by rules, sentence by sentence. Questions, guesses
-("it could be a mass"), lists of options with their letters ("A) mass") and rejected options ("A brain no") are not
-claims. An accepted option ("B knee yes") is a claim. Repeated claims count once.
+Claims cover the attributes that PhantomVQA records, and the structures that are recorded for slices of volumes. They
+are parsed by rules, sentence by sentence. Questions, guesses ("it could be a mass"), lists of options with their
+letters ("A) mass") and rejected options ("A brain no") are not claims. An accepted option ("B knee yes") is a claim.
+Repeated claims count once.
 """
 
+from __future__ import annotations
+
+import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +30,9 @@ SIDE = (
 SIZE = r"(?<!contrast )\b{}\b(?!\s+(?:bowel|intestines?|colon|vessels?|airways?|number|part)\b)"
 """Pattern for the size of a finding. It does not match "the small bowel" or "contrast medium"."""
 
-ATTRIBUTES = ("modality", "technique", "region", "plane", "finding", "side", "size")
+ATTRIBUTES = ("modality", "technique", "region", "plane", "finding", "side", "size", "structure")
+_ASKS = dict.fromkeys(("organ", "boxed", "largest", "side", "host"), "structure") | {"count": "finding"}
+"""Attributes of `ATTRIBUTES` by what a question about a volume asks."""
 ANY = "any"
 """The finding claimed by "there is a lesion", which does not name the kind of finding."""
 
@@ -37,7 +43,8 @@ class Claim:
 
     Attributes:
         attribute: One of `ATTRIBUTES`. The view of a radiograph is its plane.
-        value: One of the values of `medvlm_r1.phantom.scene`, or `ANY` for a finding of unnamed kind.
+        value: One of the values of `medvlm_r1.phantom.scene`, or `ANY` for a finding of unnamed kind. For a structure
+            of a volume, its name, with its side in front if one is claimed.
         negated: Whether the claim denies the value.
     """
 
@@ -47,6 +54,53 @@ class Claim:
 
     def __str__(self) -> str:
         return f"{self.attribute}: {'not ' if self.negated else ''}{self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class SliceRecord:
+    """What is recorded about a slice of a volume, as `Scene` does for PhantomVQA.
+
+    Attributes:
+        facts: The recorded value of each attribute that is known.
+        visible: Clearly visible structures: a name, or a side and a name.
+        unclear: Structures that may or may not be seen, in the same form.
+        names: Names of all structures of the record, without sides, longest first.
+        finding: `NONE`, `ANY`, or "" if it is unknown whether there is a lesion.
+    """
+
+    facts: Mapping[str, str]
+    visible: frozenset[str]
+    unclear: frozenset[str]
+    names: tuple[str, ...]
+    finding: str
+
+    @classmethod
+    def from_truth(cls, truth: Mapping[str, Any]) -> SliceRecord:
+        """Convert the truth record of an image; raises KeyError or TypeError if it is incomplete."""
+        organs = [(organ["side"], organ["name"]) for organ in truth["organs"]]
+        unclear = set(truth["unclear"])
+        bare = {text.removeprefix("left ").removeprefix("right ") for text in unclear}
+        names = {name for _, name in organs} | bare | set(truth["absent"])
+        known = "findings" in truth
+        return cls(
+            facts={name: truth[name] for name in ("modality", "technique", "region", "plane") if truth[name]},
+            visible=frozenset({name for _, name in organs} | {f"{side} {name}" for side, name in organs if side}),
+            unclear=frozenset(unclear | bare),
+            names=tuple(sorted(names, key=lambda name: (-len(name), name))),
+            finding=(ANY if truth["findings"] else NONE) if known else "",
+        )
+
+    def holds(self, claim: Claim) -> bool | None:
+        """Whether a claim is true of the slice; None if the record does not decide it. See `holds`."""
+        true: bool | None = None
+        if claim.attribute == "structure":
+            true = claim.value in self.visible or (None if claim.value in self.unclear else False)
+        elif claim.attribute == "finding" and self.finding:
+            kind = claim.value not in (ANY, NONE)
+            true = None if kind and self.finding == ANY else claim.value == self.finding
+        elif claim.attribute in self.facts:
+            true = self.facts[claim.attribute].casefold() == claim.value.casefold()
+        return None if true is None else true != claim.negated
 
 
 _VIEW = r"(?=\s+(?:X-?ray|view|radiograph|projection|image|plane)\b|\s*[.,;]?$)"
@@ -82,9 +136,25 @@ _NEAR = 40
 _DENIED_AFTER = re.compile(r"\s+(?:is|are)\s+(?:absent|excluded|ruled out|not\b)", re.IGNORECASE)
 
 
-def read_claims(reasoning: str, options: Sequence[str]) -> list[Claim]:
-    """Parse the claims in a reasoning text. Each claim is listed once, in order of first mention."""
-    return list(dict.fromkeys(claim for clause in _clauses(reasoning, options) for claim in _in_clause(clause)))
+def read_claims(reasoning: str, options: Sequence[str], names: tuple[str, ...] = ()) -> list[Claim]:
+    """Parse the claims in a reasoning text. Each claim is listed once, in order of first mention.
+
+    Args:
+        reasoning: The text.
+        options: Option texts of the question.
+        names: Names of structures that may be claimed, longest first.
+    """
+    return list(dict.fromkeys(claim for clause in _clauses(reasoning, options) for claim in _in_clause(clause, names)))
+
+
+@functools.lru_cache(maxsize=256)
+def _structures(names: tuple[str, ...]) -> list[tuple[str, str, re.Pattern[str]]]:
+    patterns = []
+    for name in names:
+        words = r"[\s_-]+".join(map(re.escape, re.split(r"[\s_-]+", name)))
+        pattern = rf"(?<![\w-])(?:(?P<side>left|right)[\s-]+)?{words}(?:e?s)?(?!\w)"
+        patterns.append(("structure", name, re.compile(pattern, re.IGNORECASE)))
+    return patterns
 
 
 def affirmed_labels(reasoning: str, options: Sequence[str], labels: Iterable[str]) -> set[str]:
@@ -105,14 +175,19 @@ def affirmed_labels(reasoning: str, options: Sequence[str], labels: Iterable[str
 
 
 def scene_of(sample: Sample) -> Scene | None:
-    """The recorded scene of a sample's only image; None without a record, or if the record uses unknown words."""
+    """The recorded PhantomVQA scene of a sample's only image; None if there is none."""
+    record = record_of(sample)
+    return record if isinstance(record, Scene) else None
+
+
+def record_of(sample: Sample) -> Scene | SliceRecord | None:
+    """The record of a sample's only image; None without a record, or if the record uses unknown words."""
     images = sample.truth.get("images")
     if not isinstance(images, list) or len(images) != 1:
         return None
     try:
-        # Volumes record organs, to which a claimed side or size may refer.
         if "organs" in images[0]:
-            return None
+            return SliceRecord.from_truth(images[0])
         scene = Scene.from_truth(images[0])
     except (KeyError, TypeError):
         return None
@@ -120,15 +195,17 @@ def scene_of(sample: Sample) -> Scene | None:
     return scene if known and scene.side in (*SIDES, None) and scene.size in (*SIZES, None) else None
 
 
-def question_attribute(sample: Sample, scene: Scene) -> str | None:
+def question_attribute(sample: Sample, scene: Scene | SliceRecord) -> str | None:
     """The attribute of `ATTRIBUTES` that a question asks about; None if it is unknown."""
     attribute: Any = sample.truth.get("asks")
+    if isinstance(scene, SliceRecord):
+        return _ASKS.get(attribute, attribute if attribute in scene.facts or attribute == "finding" else None)
     if attribute == "technique" and scene.modality == "X-ray":
         return "plane"
     return attribute if attribute in ATTRIBUTES else None
 
 
-def holds(claim: Claim, scene: Scene) -> bool | None:
+def holds(claim: Claim, scene: Scene | SliceRecord) -> bool | None:
     """Whether a claim is true of the image.
 
     Args:
@@ -138,7 +215,10 @@ def holds(claim: Claim, scene: Scene) -> bool | None:
     Returns:
         True or False; None if the image does not decide the claim. This is the case for a side in a plane that does not
         show sides. If there is no finding, it is also the case for a negated size or side.
+        A side or size without a structure is never decided in a slice of a volume.
     """
+    if isinstance(scene, SliceRecord):
+        return scene.holds(claim)
     if claim.attribute in ("side", "size") and scene.finding == NONE:
         # If there is no finding, a claimed size or side is false, and a negated one cannot be decided.
         return None if claim.negated else False
@@ -150,6 +230,12 @@ def holds(claim: Claim, scene: Scene) -> bool | None:
     recorded: str = getattr(scene, claim.attribute)
     true = recorded != NONE if value == ANY else recorded == value
     return true != claim.negated
+
+
+def checked_claims(reasoning: str, options: Sequence[str], scene: Scene | SliceRecord) -> dict[Claim, bool | None]:
+    """The claims in a reasoning text (`read_claims`), and whether each is true of the image (`holds`)."""
+    names = scene.names if isinstance(scene, SliceRecord) else ()
+    return {claim: holds(claim, scene) for claim in read_claims(reasoning, options, names)}
 
 
 def claims_finding(claims: Sequence[Claim]) -> bool | None:
@@ -184,26 +270,27 @@ def _without_options(sentence: str, options: Sequence[str]) -> tuple[str, list[s
     return sentence, affirmed
 
 
-def _in_clause(clause: str) -> Iterator[Claim]:
-    """Parse the claims of a clause, in the order of its words."""
+def _in_clause(clause: str, names: tuple[str, ...]) -> Iterator[Claim]:
+    """Parse the claims of a clause, in the order of its words. `names` are those of structures."""
     clause = rest = clause.strip()
     # Search once per clause, because a repetitive model can write clauses of thousands of words.
     first = _DENIED.search(clause)
     denied_from = first.end() if first else len(clause) + 1
     mentions: list[tuple[int, str, str, bool, bool]] = []
-    for attribute, value, pattern in _COMPILED:
+    for attribute, value, pattern in (*_structures(names), *_COMPILED):
         matches = list(pattern.finditer(rest))
         for match in matches:
             direct = _NOT_THIS.search(clause, max(0, match.start() - _NEAR), match.start()) is not None
             # "No finding" is itself a denial, so its "no" does not negate it.
             denied = value != NONE and (denied_from <= match.start() or bool(_DENIED_AFTER.match(clause, match.end())))
-            mentions.append((match.start(), attribute, value, direct, denied))
+            side = (match.groupdict().get("side") or "").casefold()
+            mentions.append((match.start(), attribute, f"{side} {value}".strip(), direct, denied))
         if matches:
             rest = pattern.sub(lambda match: "_" * len(match[0]), rest)
     # "No large mass" does not deny that there is a mass, and "no mass on the left" allows one on the right.
     narrowed = any(denied and attribute in ("side", "size") for _, attribute, _, _, denied in mentions)
     for _, attribute, value, direct, denied in sorted(mentions):
-        if attribute == "finding" and not (denied and narrowed and not direct):
+        if attribute == "structure" or (attribute == "finding" and not (denied and narrowed and not direct)):
             yield Claim(attribute, value, denied)
         elif attribute != "finding" and (direct or not denied or attribute not in ("side", "size")):
             yield Claim(attribute, value, direct)

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL.Image import Image
 from PIL.ImageOps import mirror
 
-from medvlm_r1.audit.claims import holds, read_claims, scene_of
+from medvlm_r1.audit.claims import SliceRecord, checked_claims, record_of
 from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.probes import cue, image, pointing
 from medvlm_r1.audit.probes.confidence import VOTE
@@ -288,7 +288,7 @@ def build_audit_items(
     for name in (name for name in ids if name in view.items and REAL in view.items[name].answers):
         sample, answers, inputs = view.items[name].sample, view.items[name].answers, pictures.inputs(name)
         images, scene, truth = (
-            (_images(inputs, answers), scene_of(inputs.sample), _truth(inputs)) if inputs else ({}, None, [])
+            (_images(inputs, answers), record_of(inputs.sample), _truth(inputs)) if inputs else ({}, None, [])
         )
         rows = {variant: answer for variant, answer in answers.items() if variant not in _CARDS}
         votes = [answer for variant, answer in rows.items() if variant.startswith(f"{VOTE}-")]
@@ -325,7 +325,7 @@ def _card(
     name: str,
     answer: VariantAnswer,
     sample: Sample,
-    scene: Scene | None,
+    scene: Scene | SliceRecord | None,
     images: Mapping[str, tuple[Image, ...]],
     truth: list[Edges],
     album: Album,
@@ -335,7 +335,7 @@ def _card(
     text = (response.reasoning if separate else answer.text) or ""
     notes = {"truncated at the token limit": answer.truncated, "wrong format": not response.well_formed}
     if name == REAL and scene:
-        false = [str(claim) for claim in read_claims(text, sample.options) if holds(claim, scene) is False]
+        false = [str(claim) for claim, true in checked_claims(text, sample.options, scene).items() if true is False]
         notes[f"false for this image: {', '.join(false)}"] = bool(false)
     # These variants use the first card's image, which is not repeated.
     same = name in (cue.TEXT, MISTAKE)

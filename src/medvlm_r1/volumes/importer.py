@@ -158,6 +158,8 @@ def _sample(number: int, question: Question, candidate: Candidate, settings: Set
         "technique": technique,
     }
     truth["organs"] = [_record(seen) for seen in item.organs if seen.clear]
+    truth["unclear"] = sorted({seen.structure.text for seen in item.organs if not seen.clear})
+    truth["absent"] = sorted(item.segmented - {seen.structure.name for seen in item.organs})
     if item.lesions is not None:
         sizes = [{"size": size_class(lesion, settings.sizes) or None} for lesion in item.lesions]
         truth["findings"] = [_record(lesion) | size for lesion, size in zip(item.lesions, sizes, strict=True)]

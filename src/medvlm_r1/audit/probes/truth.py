@@ -1,4 +1,6 @@
-"""Truth probe: are the claims of the reasoning true, compared with PhantomVQA's record of the image?
+"""Truth probe: are the claims of the reasoning true, compared with the data set's record of the image?
+
+PhantomVQA and questions from volumes have such records.
 
 `medvlm_r1.audit.claims` defines what a claim is. A claim that cannot be decided from the image, such as a side in a
 sagittal plane, is counted separately as neither true nor false.
@@ -8,7 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from medvlm_r1.audit.claims import ATTRIBUTES, Claim, claims_finding, holds, question_attribute, read_claims, scene_of
+from medvlm_r1.audit.claims import (
+    ATTRIBUTES,
+    Claim,
+    SliceRecord,
+    checked_claims,
+    claims_finding,
+    question_attribute,
+    record_of,
+)
 from medvlm_r1.audit.measures import FEWEST, ids, share, too_few
 from medvlm_r1.audit.probe import Judged, Measure, Probe, ProbeResult
 from medvlm_r1.audit.variant import AuditedItem
@@ -30,7 +40,7 @@ class _Reasoning(NamedTuple):
     """
 
     item: AuditedItem
-    scene: Scene
+    scene: Scene | SliceRecord
     claims: Mapping[Claim, bool | None]
     claimed: bool | None
 
@@ -63,7 +73,8 @@ class TruthProbe(Probe):
             return self.result(("not run", why))
         right = [r for r in claiming if r.item.correct()]
         wrong = [r for r in claiming if not r.item.correct() and r.item.real.option is not None]
-        present = [r for r in claiming if r.scene.finding != NONE]
+        # It is unknown for volumes without segmented lesions.
+        present = [r for r in claiming if r.scene.finding not in (NONE, "")]
         absent = [r for r in claiming if r.scene.finding == NONE]
         claimed = [r for r in present if r.claimed is not None]
 
@@ -93,6 +104,8 @@ class TruthProbe(Probe):
             "specificity": of([r for r in absent if r.claimed is not None], lambda r: not r.claimed, without),
             "cannot_be_seen": share(unseen, "claims that the image cannot decide"),
         }
+        if not measures["true_structure"].n:
+            del measures["true_structure"]
         examples = {
             "correct for a wrong reason": [r for r in right if r.has_false],
             "wrong for a correct reason": [r for r in wrong if not r.has_false],
@@ -126,11 +139,11 @@ class TruthProbe(Probe):
 
 def _read(item: AuditedItem) -> _Reasoning | None:
     """Parse the claims of an item; None if it has no record. Without a reasoning tag, the whole text is parsed."""
-    scene = scene_of(item.sample)
+    scene = record_of(item.sample)
     if scene is None:
         return None
-    claims = read_claims(item.reasoning(), item.sample.options)
-    return _Reasoning(item, scene, {claim: holds(claim, scene) for claim in claims}, claims_finding(claims))
+    claims = checked_claims(item.reasoning(), item.sample.options, scene)
+    return _Reasoning(item, scene, claims, claims_finding(list(claims)))
 
 
 def _truths(reasoning: _Reasoning, attribute: str | None = None) -> list[bool]:
