@@ -140,13 +140,14 @@ def score(
     Returns:
         Metrics over the questions with options. Without such questions, every mean, percent and interval is None:
 
-        * `accuracy`, `lenient`: by modality `{n, correct, percent, ci95, clustered_se}`, and their unweighted `mean`.
-          `ci95` is the Wilson 95 % interval with the effective sample size, in percent. `clustered_se` is the standard
-          error clustered by subject, in percentage points;
+        * `accuracy`, `lenient`: by modality `{n, correct, percent, ci95, clustered_se}`, and their unweighted `mean`;
         * `accuracy_mean_ci95`, `lenient_mean_ci95`: 95 % intervals of the two means, in percent;
         * `by_type.<modality>.<question type>`: accuracy, see `share`;
         * `well_formed`, `no_answer`, `no_answer_lenient`: see `share`;
         * `chance.<modality>.percent` and its `mean`.
+
+        The `ci95` of an accuracy is the Wilson 95 % interval with the effective sample size, in percent. Its
+        `clustered_se` is the standard error clustered by subject, in percentage points.
 
         Metrics over all answers:
 
