@@ -1,8 +1,8 @@
 """`python -m benchmarks.curriculum`: how soon a run learns with and without a curriculum.
 
 The plain arm is recipes/phantom.yaml. The curriculum (recipes/phantom-curriculum.yaml) leaves out questions with a pass
-rate outside 0.1 to 0.9, takes the others easy to hard, and resamples groups without advantage. Both are evaluated every
-few steps on the same held-out MRI questions. Re-run to resume.
+rate outside 0.1 to 0.9, takes the others easy to hard, and resamples groups without advantage. Both are evaluated after
+each of the first ten steps, and then after every tenth, on the same held-out MRI questions. Re-run to resume.
 """
 
 from __future__ import annotations
@@ -34,28 +34,31 @@ from medvlm_r1.training.grpo import train_grpo
 ARMS = {"plain": "phantom.yaml", "curriculum": "phantom-curriculum.yaml"}
 SHARE = 0.9
 """Share of the plain run's final accuracy that both arms should reach."""
-EVERY = 5
-"""Steps between evaluations."""
+CLOSE = 10
+"""Number of first steps that are all followed by an evaluation. After them, every tenth is."""
 
 
 class Greedy(HeldOut):
-    """Accuracy of greedy answers, without the second evaluation with blank images."""
+    """Accuracy of greedy answers after some of the steps, without the second evaluation with blank images."""
 
     def __call__(self, policy: Policy, step: int) -> Mapping[str, float]:
-        """Return the strict accuracy in percent."""
+        """Return the strict accuracy in percent; nothing if no evaluation is due."""
+        if step > CLOSE and step % CLOSE:
+            return {}
         generator = LocalGenerator(policy=policy, batch_size=self._batch_size)
         answers = generator.generate(self.inputs, self._settings)
         return {"accuracy": score(self.samples, answers, self._template)["accuracy"]["mean"]}
 
 
 def bench_curriculum(
-    out: Path, *, seeds: int = 5, train: int = 600, held_out: int = 100, overrides: Sequence[str] = ()
+    out: Path, *, seeds: int = 5, steps: int = 50, train: int = 600, held_out: int = 100, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Run the trainings that are missing, and measure all of them.
 
     Args:
         out: Folder of the data, the runs and `results.json`.
         seeds: Number of training seeds 0, 1, ...; the questions stay the same.
+        steps: Optimizer steps of each run.
         train: Number of MRI questions for training.
         held_out: Number of held-out MRI questions.
         overrides: Overrides of both recipes.
@@ -81,8 +84,9 @@ def bench_curriculum(
     by_seed = []
     for seed in range(seeds):
         for arm, name in ARMS.items():
-            changes = [f"data.train={data}", f"out={out / f'{arm}-{seed}'}", f"seed={seed}", f"evaluate_every={EVERY}"]
-            config = load_config(recipe(name), [*changes, "trainer.logging_steps=1", *overrides])
+            changes = [f"data.train={data}", f"out={out / f'{arm}-{seed}'}", f"seed={seed}", "evaluate_every=1"]
+            settings = ("trainer.logging_steps=1", f"trainer.max_steps={steps}", *overrides)
+            config = load_config(recipe(name), [*changes, *settings])
             with progress_bar(f"Seed {seed}, {arm}") as advance:
                 train_grpo(config, progress=TrainingProgress(advance), evaluate=Greedy(held, max_new_tokens=64))
         by_seed.append(figures({arm: _rows(out / f"{arm}-{seed}" / "metrics.jsonl") for arm in ARMS}))
@@ -156,13 +160,14 @@ def main(
         Path, typer.Option(callback=folder_to_write, help="Folder of data and runs. Re-run to resume.")
     ] = Path("runs/bench-curriculum"),
     seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds.")] = 5,
+    steps: Annotated[int, typer.Option(min=10, help="Optimizer steps of each run; a multiple of 10.")] = 50,
     as_json: Json = False,
 ) -> None:
     """Measure how soon a run learns with and without a curriculum.
 
     Example: python -m benchmarks.curriculum --seeds 1
     """
-    results = bench_curriculum(out, seeds=seeds)
+    results = bench_curriculum(out, seeds=seeds, steps=steps)
     print_result(results, curriculum_lines(results), as_json=as_json)
 
 

@@ -37,9 +37,9 @@ def test_the_first_evaluation_with_nine_tenths_of_the_plain_accuracy():
 
 
 def test_a_short_curriculum(tmp_path):
-    small = ["trainer.max_steps=5", "trainer.per_device_train_batch_size=4", "trainer.num_generations=2"]
+    small = ["trainer.per_device_train_batch_size=4", "trainer.num_generations=2"]
     small += ["trainer.max_completion_length=8", "data.pass_rate=[0, 1]"]
-    results = bench_curriculum(tmp_path, seeds=2, train=6, held_out=3, overrides=small)
+    results = bench_curriculum(tmp_path, seeds=2, steps=2, train=6, held_out=3, overrides=small)
     assert results["questions"] == 6
     assert all(arms["plain"]["final"] is not None for arms in results["seeds"])
     assert set(results["differences"]) >= {"final"}
