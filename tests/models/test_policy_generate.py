@@ -85,6 +85,12 @@ def test_sampling_is_seeded_and_leaves_the_random_state_alone(policy):
     assert sample(2) != first
 
 
+def test_batches_use_different_random_numbers(policy):
+    """A generator on a CPU ignores all but 32 bits of its seed."""
+    texts = [completion.text for completion in complete(policy, [ITEMS[0]] * 8, batch_size=2, temperature=1.0)]
+    assert len(set(texts)) > 4
+
+
 @pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-6])
 def test_a_temperature_too_small_to_divide_by_is_greedy(policy, temperature):
     assert complete(policy, ITEMS[:2], temperature=temperature) == complete(policy, ITEMS[:2])

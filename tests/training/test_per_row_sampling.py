@@ -64,6 +64,20 @@ def test_draws_follow_the_models_distribution(model):
     assert fits(counts, logits.softmax(-1))
 
 
+def test_every_draw_is_that_of_a_plain_forward_with_the_same_random_numbers(model):
+    seeds, batch = [1, 2, 3, 4], inputs("qwen2_vl", PROMPTS)
+    texts = completions(model, [samplings(seeds), [None], [None]], max_new_tokens=20, suppress_tokens=[IMAGE])
+    for seed, row in zip(seeds, texts, strict=False):
+        ids = torch.cat([batch["input_ids"], torch.tensor(row).expand(len(PROMPTS), -1)], dim=1)
+        mask = torch.cat([batch["attention_mask"], torch.ones(len(PROMPTS), len(row), dtype=torch.long)], dim=1)
+        logits = model(**batch | {"input_ids": ids, "attention_mask": mask} | TINY["qwen2_vl"].extra(ids)).logits
+        logits = logits[0, -len(row) - 1 : -1].detach().double().index_fill(1, torch.tensor([IMAGE]), -torch.inf)
+        numbers = torch.rand(20, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)[: len(row)]
+        passed = logits.softmax(-1).cumsum(-1) > numbers[:, None]
+        assert passed.long().argmax(-1).tolist() == row
+    assert max(map(len, texts[: len(seeds)])) > 2
+
+
 def test_a_forbidden_token_is_never_drawn(model):
     forbidden = [IMAGE, *range(20, 70)]
     texts = completions(model, [samplings(list(range(300)), 5.0), [None], [None]], suppress_tokens=forbidden)

@@ -138,8 +138,10 @@ class LocalGenerator(Generator):
                 continue
             # The random state of the caller is restored, so an evaluation does not affect the training run around it.
             with torch.random.fork_rng(devices=cuda), torch.inference_mode():
-                # Seeds of batches are far apart, because adjacent seeds are used for other samples.
-                torch.manual_seed((settings.seed + items[0].seed + (number << 32)) % 2**63)
+                # Seeds of batches are far apart, because adjacent seeds are used for other samples. They differ in
+                # their lower 32 bits, because a generator on a CPU ignores the others. Multiples of 2**32 divided by
+                # the golden ratio stay far apart modulo 2**32.
+                torch.manual_seed((settings.seed + items[0].seed + number * 0x9E3779B1) % 2**32)
                 completions = self._complete([items[index] for index in batch], settings)
             yield list(zip(batch, completions, strict=True))
 

@@ -112,13 +112,15 @@ class ResamplesGroups(GRPOTrainer):  # type: ignore[misc]
         taken = {row["sample_id"] for row in rows}
         ids = self.train_dataset.with_format(None)["sample_id"]
         drawn = replaced = 0
+        # An optimizer step may have several generation batches.
+        part = self._step % self.args.gradient_accumulation_steps
         for attempt in range(self.resample_dead_groups):
             dead = self._dead(rollouts)
             count = most_of_all(self.accelerator, len(dead))
             left = [index for index, name in enumerate(ids) if name not in taken]
             if most_of_all(self.accelerator, int(len(left) < count)) or not count:
                 break
-            random_state = random.Random(f"{self.args.seed} {self.state.global_step} {attempt} {process}")
+            random_state = random.Random(f"{self.args.seed} {self.state.global_step} {part} {attempt} {process}")
             chosen = [self.train_dataset[index] for index in random_state.sample(left, count)]
             taken |= {row["sample_id"] for row in chosen}
             fresh = self._sample([row for row in chosen for _ in range(size)])
