@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import poisson
 
-from box_text import box_text
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Box, Sample
 from medvlm_r1.evaluation.run import evaluate
@@ -19,6 +18,7 @@ from medvlm_r1.evaluation.score import box_rows, rate, report_lines, score_boxes
 from medvlm_r1.evaluation.statistics import clustered_wilson
 from medvlm_r1.models.generate import Generation
 from medvlm_r1.models.shown import BoxLabel
+from medvlm_r1.prompts.boxes import box_text
 from scripted import OPTIONS, Scripted
 
 SMALL, LARGE = (0.1, 0.1, 0.2, 0.2), (0.5, 0.5, 0.9, 0.9)

@@ -20,12 +20,11 @@ from transformers import (
     SmolVLMImageProcessor,
 )
 
-from box_text import box_text
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Box, Sample
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.models.shown import BoxLabel, box_frame, box_labels, resized, shown_box, true_boxes
-from medvlm_r1.prompts.boxes import parse_boxes
+from medvlm_r1.prompts.boxes import box_text, parse_boxes
 from medvlm_r1.rewards.box_iou import iou
 
 SIZE = (1000, 500)

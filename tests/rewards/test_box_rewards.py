@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from box_text import box_text
+from medvlm_r1.prompts.boxes import box_text
 from medvlm_r1.rewards import REGISTRY
 from medvlm_r1.rewards.box_iou import iou
 

@@ -79,6 +79,24 @@ def without_boxes(text: str) -> str:
     return _BETWEEN.sub("", text, count=1)
 
 
+def box_text(box: Edges, shown_size: Size | None = None) -> str:
+    """Write a box as a model should: rounded to integers from 0 to 1000, or to tenths of a pixel of the resized image.
+
+    An edge is off by at most half a step. A box that would be rounded to nothing gets a side of one step.
+
+    Args:
+        box: The box.
+        shown_size: Size of the resized image for its pixels; None for relative coordinates.
+    """
+    steps = RELATIVE if shown_size is None else (10 * shown_size[0], 10 * shown_size[1])
+    numbers = [round(edge * steps[axis % 2]) for axis, edge in enumerate(box)]
+    for low, high in ((0, 2), (1, 3)):
+        if numbers[low] == numbers[high]:
+            numbers[low] = min(numbers[low], steps[low] - 1)
+            numbers[high] = numbers[low] + 1
+    return f"<box>{','.join(str(n) if shown_size is None else f'{n / 10:g}' for n in numbers)}</box>"
+
+
 def _edges(tag: re.Match[str], shown_size: Size | None) -> Edges | None:
     """The edges of a matched box; None if it is malformed."""
     numbers = _COORDINATES[shown_size is None].fullmatch(tag[1] or "")
