@@ -230,8 +230,10 @@ def _published(
 ) -> Importer:
     """The importer of a published data set. `published.tsv` has its origin, its license and its folders of images."""
     origin, terms, folders = _FACTS[name]
-    facts = {"name": name, "origin": origin, "license": terms, "folders": tuple(folders.split("|"))}
-    return Importer(**facts, find=find, draft=draft, modality=modality)
+    folder_names = tuple(folders.split("|"))
+    return Importer(
+        name=name, origin=origin, license=terms, folders=folder_names, find=find, draft=draft, modality=modality
+    )
 
 
 PUBLIC_READERS = (
