@@ -294,7 +294,7 @@ def test_a_bad_archive_is_refused(zipped, monkeypatch):
     with monkeypatch.context() as limits:
         limits.setattr(series, "MAX_FILES", 3)
         refused(path, "holds 4 files; at most 3")
-    monkeypatch.setattr(series, "MAX_INFLATED", 1000)
+    monkeypatch.setattr(series.files, "MAX_INFLATED", 1000)
     refused(path, "holds over 0 MB")
 
 

@@ -74,8 +74,8 @@ def test_unknown_names(own_rewards, name, message):
 
 
 def test_the_columns_are_those_of_the_data_set(data_dir):
-    # `subject` is for counterfactual images and is dropped when a row is read.
-    assert set(as_dataset(str(data_dir)).column_names) == {"prompt", "subject", *DATA_COLUMNS}
+    # `subject` and `question_type` are for counterfactual images and balance, and are dropped when a row is read.
+    assert set(as_dataset(str(data_dir)).column_names) == {"prompt", "subject", "question_type", *DATA_COLUMNS}
 
 
 async def waiting(prompts, completions, **columns):

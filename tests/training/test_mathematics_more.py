@@ -110,7 +110,7 @@ def test_what_the_model_itself_states_of_generation_counts_too(stated, why):
     ],
 )
 def test_vision_tokens_are_forbidden_in_the_words_of_who_samples(vllm, given, wanted, monkeypatch):
-    monkeypatch.setattr("medvlm_r1.training.grpo.vision_token_ids", lambda *_: [7, 8])
+    monkeypatch.setattr("medvlm_r1.training.mixed_rows.vision_token_ids", lambda *_: [7, 8])
     words = {7: "<|image_pad|>", 8: "<|video_pad|>"}
     tokenizer = SimpleNamespace(convert_ids_to_tokens=lambda ids: [words[item] for item in ids])
     policy = SimpleNamespace(model=None, processor=SimpleNamespace(tokenizer=tokenizer))

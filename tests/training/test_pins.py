@@ -85,6 +85,7 @@ _GRPO, _TRAINER = trl.trainer.grpo_trainer, transformers.trainer
 PRIVATE = {
     "_attn_implementation": transformers.configuration_utils,
     "_dist": _GRPO,
+    "_pending_extra_logs": _GRPO,
     "_eos_token_tensor": generation,
     "_entropy_bonus_enabled": _GRPO,
     "_fix_param_name_to_vllm": trl.generation.vllm_generation,

@@ -263,8 +263,8 @@ class _Decode:
         self._load = functools.lru_cache(maxsize=_CACHED_IMAGES)(load_image)
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        # Only `training.counterfactual` uses `subject`. It reads the stored rows.
-        result = {name: values for name, values in batch.items() if name != "subject"}
+        # Counterfactual images and balance use these columns of the stored rows.
+        result = {name: values for name, values in batch.items() if name not in ("subject", "question_type")}
         if "images" in batch:
             result["images"] = [[self._load(path) for path in paths] for paths in batch["images"]]
         if "prompt" in batch:

@@ -418,9 +418,11 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
         )
         # TRL takes the names of the functions. Rewards are logged under their names in the configuration.
         trainer.reward_func_names = names
-        trainer.resample_dead_groups, trainer.balance = config.resample_dead_groups, config.balance
+        trainer.resample_dead_groups = config.resample_dead_groups
         if config.balance:
-            trainer.advantage_weights = balancing_weights(train_dataset.with_format(None)[config.balance])
+            ids, values = (train_dataset.with_format(None)[column] for column in ("sample_id", config.balance))
+            factors = balancing_weights(values)
+            trainer.advantage_weights = {name: factors[value] for name, value in zip(ids, values, strict=True)}
         log.attach(trainer)
         _check_unshared(trainer)
         return trainer

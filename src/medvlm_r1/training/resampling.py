@@ -75,13 +75,11 @@ class ResamplesGroups(GRPOTrainer):  # type: ignore[misc]
 
     Attributes:
         resample_dead_groups: Maximum number of attempts per generation batch; 0 resamples nothing.
-        advantage_weights: Factors of the advantages, by value of the column `balance`.
-        balance: Column of the training data, or None.
+        advantage_weights: Factor of the advantages by sample id; None to leave them as they are.
     """
 
     resample_dead_groups = 0
-    balance: str | None = None
-    advantage_weights: Mapping[str, float]
+    advantage_weights: Mapping[str, float] | None = None
     _rollouts: _Rollouts | None = None
     _batch: SharedBatch | None
 
@@ -91,8 +89,8 @@ class ResamplesGroups(GRPOTrainer):  # type: ignore[misc]
             self._rollouts = self._resampled(inputs)
             inputs = self._rollouts.rows
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        if training and self.balance:
-            factors = [self.advantage_weights[row[self.balance]] for row in inputs]
+        if training and self.advantage_weights:
+            factors = [self.advantage_weights[row["sample_id"]] for row in inputs]
             output["advantages"] = output["advantages"] * output["advantages"].new_tensor(factors)
         return output
 
