@@ -1,6 +1,8 @@
 """Scores of open answers: rules by hand, attacks with their wanted score, and properties of any text."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -135,6 +137,21 @@ ATTACKS = [
     (WHAT, "mass", "", 0),
     ("哪个肺？", "左肺", "右肺", 0),
 ]
+
+
+def unseen():
+    """Attacks by someone who has not seen the code; `wanted` is a score, or a bound such as <1."""
+    lines = Path(__file__).with_name("attacks.jsonl").read_text(encoding="utf-8").splitlines()
+    for row in map(json.loads, lines):
+        text, count = row.get("answer_repeat", (row.get("answer"), 1))
+        yield row["question"], row["reference"], text * count, row["wanted"]
+
+
+@pytest.mark.parametrize(("question", "reference", "attack", "wanted"), unseen())
+def test_attacks_of_a_stranger(question, reference, attack, wanted):
+    value = scored(question, reference, attack)[0]
+    assert {"1": value == 1, "0": value == 0, "<1": value < 1, ">0": value > 0}[wanted], value
+    assert scored(question, reference, reference)[0] == 1
 
 
 @pytest.mark.parametrize(("question", "reference", "attack", "wanted"), ATTACKS)

@@ -115,8 +115,10 @@ def score_open(answer: str, reference: str, question: str, synonyms: Synonyms) -
         return OpenScore(0.0, Rule.ALTERNATIVES)
     known = frozenset(asked)
     polarity = reference_polarity(wanted, right, known)
-    if polarity is not None:
-        return OpenScore(float(answer_polarity(found, known) is polarity), Rule.YES_NO)
+    answered = answer_polarity(found, known)
+    # "Both sides are free of an effusion" says "no effusion" in words that the question does not have.
+    if polarity is not None and (answered is not None or not any(item.core for item in right)):
+        return OpenScore(float(answered is polarity), Rule.YES_NO)
     numbers = any(map(quantity, wanted))
     if numbers and any(map(quantity, found)):
         matched = match_numbers(found, wanted, asked)
